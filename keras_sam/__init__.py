@@ -1,0 +1,9 @@
+"""Sharpness-Aware Minimization for Keras 3."""
+
+from keras_sam import backend, rules
+from keras_sam.model import SAMModel, SAMTrainer
+from keras_sam.rules import SAM, in_ascent
+
+__version__ = "0.1.0"
+
+__all__ = ["SAM", "SAMModel", "SAMTrainer", "backend", "in_ascent", "rules"]

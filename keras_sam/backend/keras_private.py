@@ -1,0 +1,47 @@
+"""Every private name of Keras that this library uses, in one place, each with the reason.
+
+`tests/test_keras_private.py` fails with the name when a release of Keras renames one.
+"""
+
+from keras.src.losses.loss import unscale_loss_for_distribution
+from keras.src.models.functional import Functional
+from keras.src.models.model import functional_init_arguments
+
+__all__ = [
+    "PRIVATE_ATTRIBUTES",
+    "Functional",
+    "call_for_training",
+    "functional_init_arguments",
+    "has_collectives",
+    "total_loss",
+    "track_loss",
+    "unscale_loss_for_distribution",
+]
+
+PRIVATE_ATTRIBUTES = {
+    "_call_has_training_arg": "a model whose `call` has no `training` argument is called without, as Keras does",
+    "_compute_loss": "calls `compute_loss` of user classes written before it had a `training` argument",
+    "_loss_tracker": "the log `loss` is this metric's, which a train step has to update",
+    "_flatten_layers": "finds layers at any depth that all-reduce in their forward pass",
+}
+"""Attributes of a compiled `keras.Model`. Imported names above: `Functional`, since `keras.Model(inputs, outputs)` is one;
+`functional_init_arguments`, Keras's own test for that call; `unscale_loss_for_distribution`, since Keras divides
+a loss by the number of replicas as soon as it computes it, and logs are of the undivided one."""
+
+
+def call_for_training(model, x):
+    return model(x, training=True) if model._call_has_training_arg else model(x)
+
+
+def total_loss(model, x, y, y_pred, sample_weight):
+    """Compiled losses, regularizers and `add_loss` together."""
+    return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+
+
+def track_loss(model, loss, num_examples):
+    model._loss_tracker.update_state(loss, sample_weight=num_examples)
+
+
+def has_collectives(model):
+    """Whether a forward pass all-reduces among replicas, so that no replica may skip it."""
+    return any(getattr(layer, "synchronized", False) for layer in model._flatten_layers())

@@ -1,0 +1,71 @@
+"""Equation 2 of the paper: the steepest ascent direction of a p-norm ball, over a list of tensors."""
+
+import math
+
+from keras import ops
+
+# The smallest normal float32: the inverse of anything smaller overflows.
+SMALLEST = 1.1754944e-38
+
+
+def norm(tensors, p=2.0):
+    """The p-norm of all entries of a list of tensors together; 0 where every entry is 0."""
+    largest = ops.max(ops.stack([ops.max(ops.abs(t)) for t in tensors]))
+    if p == math.inf:
+        return largest
+    # Relative to the largest entry no power can overflow, and the sum is at least 1.
+    scaled = [t * _inverse(largest) for t in tensors]
+    if p == 2:
+        return largest * ops.sqrt(sum(ops.sum(ops.square(t)) for t in scaled))
+    return largest * ops.power(sum(ops.sum(ops.power(ops.abs(t), p)) for t in scaled), 1.0 / p)
+
+
+def steepest_ascent(gradient, rho, p=2.0):
+    """The ε of p-norm ρ along which a loss with this gradient rises fastest.
+
+    ```
+    epsilon = rho * sign(g) |g|^(q-1) / (‖g‖_q^q)^(1/p),    1/p + 1/q = 1
+    ```
+
+    For `p=2` this is `rho * g / ‖g‖₂`, for `p=inf` it is `rho * sign(g)`, and for `p=1` the one
+    entry with the largest |g| (the first of equals) moves by `rho`. A zero gradient gives zeros.
+
+    Args:
+        gradient: List of float tensors.
+        rho: Float or scalar tensor, the norm of the result.
+        p: Float in [1, ∞]. Defaults to `2.0`.
+
+    Returns:
+        List of tensors of the shapes of `gradient`.
+
+    Reference: [Foret et al., 2021](https://arxiv.org/abs/2010.01412), eq. 2.
+    """
+    if p == 1:
+        return _largest_entry(gradient, rho)
+    if p == math.inf:
+        return [rho * ops.sign(g) for g in gradient]
+    if p == 2:
+        factor = rho * _inverse(norm(gradient))
+        return [factor * g for g in gradient]
+    q = p / (p - 1)
+    # Equation 2 does not change when g is scaled, so g / ‖g‖_q stands in for g, whose powers could overflow.
+    inverse = _inverse(norm(gradient, q))
+    return [rho * ops.sign(g) * ops.power(ops.abs(g) * inverse, q - 1) for g in gradient]
+
+
+def _inverse(x):
+    """1 / x, and 0 where x is 0 or too small to invert: such a gradient chooses no direction."""
+    vanishes = x < SMALLEST
+    return ops.where(vanishes, 0.0, 1.0 / ops.where(vanishes, 1.0, x))
+
+
+def _largest_entry(gradient, rho):
+    flat = ops.concatenate([ops.reshape(g, [-1]) for g in gradient])
+    chosen = ops.one_hot(ops.argmax(ops.abs(flat)), flat.shape[0], dtype=flat.dtype)
+    epsilon = rho * ops.sign(flat) * chosen
+    parts, start = [], 0
+    for g in gradient:
+        size = math.prod(g.shape)
+        parts.append(ops.reshape(epsilon[start : start + size], g.shape))
+        start += size
+    return parts
