@@ -1,6 +1,7 @@
 """SAMModel: a Keras model whose `fit` follows a sharpness-aware rule."""
 
 import contextlib
+import types
 
 import keras
 
@@ -34,8 +35,8 @@ class SAMTrainer:
     """
 
     sam = None
-    sharpness_tracker = None
-    _evaluating = False
+    # A namespace, since Keras saves every metric that is an attribute, and plain models have none to load it into.
+    _sharpness = types.SimpleNamespace(metric=None, hidden=False)
 
     def compile(self, *args, sam="sam", **kwargs):
         """Configures the model for training, as `keras.Model.compile` does, with one option more.
@@ -57,15 +58,17 @@ class SAMTrainer:
         super().compile(*args, **kwargs)
         # A constant radius of 0 asks for no second pass ever: that is Keras's own step, to the bit.
         active = rule is not None and rule.rho != 0
-        if active:
-            self._check_trainable_with(rule)
         self.sam = rule
-        self.sharpness_tracker = keras.metrics.Mean(name="sharpness") if active else None
+        if active:
+            self._check_trainable()
+        metric = keras.metrics.Mean(name="sharpness") if active else None
+        self._sharpness = types.SimpleNamespace(metric=metric, hidden=False)
 
     def train_step(self, *args):
-        if self.sharpness_tracker is None:
+        if self._sharpness.metric is None:
             return super().train_step(*args)
-        return backend.train_step(self, *args)
+        self._check_has_weights()
+        return backend.train_step(self, self._sharpness.metric, *args)
 
     def test_step(self, *args):
         with self._without_sharpness():
@@ -77,12 +80,12 @@ class SAMTrainer:
 
     @property
     def metrics(self):
-        tracker = [] if self.sharpness_tracker is None else [self.sharpness_tracker]
-        return super().metrics + tracker
+        metric = self._sharpness.metric
+        return super().metrics + ([] if metric is None else [metric])
 
     def get_metrics_result(self):
         logs = super().get_metrics_result()
-        if self._evaluating:
+        if self._sharpness.hidden:
             logs.pop("sharpness", None)
         return logs
 
@@ -98,29 +101,32 @@ class SAMTrainer:
 
     @contextlib.contextmanager
     def _without_sharpness(self):
-        before, self._evaluating = self._evaluating, True
+        before, self._sharpness.hidden = self._sharpness.hidden, True
         try:
             yield
         finally:
-            self._evaluating = before
+            self._sharpness.hidden = before
 
-    def _check_trainable_with(self, rule):
-        backend.check_supported()
-        name = type(self).__name__
+    def _check_trainable(self):
+        backend.check_model(self)
         if self.optimizer is None:
             raise ValueError(
-                f"Received `sam={rule!r}` without an optimizer for `{self.name}`: SAM chooses the gradient, an optimizer "
-                "applies it. Pass `optimizer=…`, or `sam=None` for a model that only predicts."
+                f"Received `sam={self.sam!r}` without an optimizer for `{self.name}`: SAM chooses the gradient, an "
+                "optimizer applies it. Pass `optimizer=…`, or `sam=None` for a model that only predicts."
             )
-        if self.built and not self.trainable_variables:
-            raise ValueError(
-                f"Received `sam={rule!r}`, but `{self.name}` ({name}) has no trainable weights that SAM could perturb. Unfreeze "
-                "a layer (`layer.trainable = True`), or pass `sam=None`."
-            )
+        if self.built:
+            self._check_has_weights()
         if super().train_step.__func__ is not keras.Model.train_step:
             raise ValueError(
-                f"{name} inherits a `train_step` that SAM's replaces, so that it would never be called. Move its loss to "
-                "`compute_loss` and its metrics to `compute_metrics`, and remove it; or pass `sam=None`."
+                f"{type(self).__name__} inherits a `train_step` that SAM's replaces, so that it would never be called. "
+                "Move its loss to `compute_loss` and its metrics to `compute_metrics`, or pass `sam=None`."
+            )
+
+    def _check_has_weights(self):
+        if not self.trainable_variables:
+            raise ValueError(
+                f"`{self.name}` has no trainable weights that a rule could perturb, but was compiled with "
+                f"`sam={self.sam!r}`. Unfreeze a layer (`layer.trainable = True`), or pass `sam=None`."
             )
 
 
@@ -195,8 +201,9 @@ class SAMModel(SAMTrainer, keras.Model):
             return cls(model.input, model.output, name=model.name)
         if cls is not SAMModel:
             raise ValueError(
-                f"{cls.__name__}.from_model received a {type(model).__name__}, a subclassed model, whose `call` it cannot take "
-                f"over; expected a Functional or Sequential one. Write `class C({cls.__name__}, {type(model).__name__})` instead."
+                f"`{cls.__name__}.from_model` received a {type(model).__name__}, a subclassed model, whose `call` it "
+                "cannot take over; expected a Functional or Sequential one. Write "
+                f"`class C({cls.__name__}, {type(model).__name__})` instead."
             )
         return SubclassedSAMModel(model, name=model.name)
 
@@ -248,13 +255,13 @@ def _check_wrappable(model):
         raise ValueError(f"`from_model` received a {name}; expected a built `keras.Model`.")
     if not model.built:
         raise ValueError(
-            f"`from_model` received `{model.name}`, a {name} that is not built, so that it has no weights to share yet. "
-            "Call it on a batch or use `build(input_shape)`, or begin a Sequential model with `keras.Input`."
+            f"`from_model` received `{model.name}`, a {name} that is not built, so that it has no weights to share "
+            "yet. Call it on a batch or use `build(input_shape)`, or begin a Sequential model with `keras.Input`."
         )
     own = [method for method in TRAINING_METHODS if getattr(type(model), method) is not getattr(keras.Model, method)]
     if own:
         raise ValueError(
-            f"`from_model` received `{model.name}`, whose class {name} has its own `{'`, `'.join(own)}`, which the new model "
-            f"would lose. Write `class SAM{name}(keras_sam.SAMTrainer, {name})` instead, and move what `train_step` computes to "
-            "`compute_loss` and `compute_metrics`: SAM replaces `train_step` itself."
+            f"`from_model` received `{model.name}`, whose class {name} has its own `{'`, `'.join(own)}`, which the new "
+            f"model would lose. Write `class SAM{name}(keras_sam.SAMTrainer, {name})` instead, and move what its "
+            "`train_step` computes to `compute_loss` and `compute_metrics`: SAM replaces `train_step` itself."
         )

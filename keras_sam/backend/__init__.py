@@ -5,21 +5,16 @@ import keras
 SUPPORTED = ("tensorflow",)
 
 if keras.backend.backend() == "tensorflow":
-    from keras_sam.backend.tensorflow import train_step, value_and_grad
+    from keras_sam.backend.tensorflow import check_model, train_step, value_and_grad
 else:
 
     def _unsupported(*args, **kwargs):
-        check_supported()
-
-    train_step = value_and_grad = _unsupported
-
-__all__ = ["check_supported", "train_step", "value_and_grad"]
-
-
-def check_supported():
-    """Raise a `ValueError` if there is no train step for the backend that Keras runs on."""
-    if keras.backend.backend() not in SUPPORTED:
         raise ValueError(
-            f"Keras runs on the backend {keras.backend.backend()!r}, for which keras_sam has no train step; expected one "
-            f"of {SUPPORTED}. Set the environment variable KERAS_BACKEND before Keras is imported, or train with `sam=None`."
+            f"Keras runs on the backend {keras.backend.backend()!r}, for which keras_sam has no train step; expected "
+            f"one of {SUPPORTED}. Set the environment variable KERAS_BACKEND before Keras is imported, or train with "
+            "`sam=None`."
         )
+
+    check_model = train_step = value_and_grad = _unsupported
+
+__all__ = ["check_model", "train_step", "value_and_grad"]

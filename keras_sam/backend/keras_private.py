@@ -8,25 +8,30 @@ from keras.src.models.functional import Functional
 from keras.src.models.model import functional_init_arguments
 
 __all__ = [
-    "PRIVATE_ATTRIBUTES",
+    "ATTRIBUTES",
+    "IMPORTS",
     "Functional",
     "call_for_training",
     "functional_init_arguments",
     "has_collectives",
+    "rematerialized",
     "total_loss",
     "track_loss",
     "unscale_loss_for_distribution",
 ]
 
-PRIVATE_ATTRIBUTES = {
+IMPORTS = {
+    "keras.src.losses.loss.unscale_loss_for_distribution": "a loss is divided by the number of replicas; logs are not",
+    "keras.src.models.functional.Functional": "what `keras.Model(inputs, outputs)` is an instance of",
+    "keras.src.models.model.functional_init_arguments": "Keras's own test for that call",
+}
+ATTRIBUTES = {
     "_call_has_training_arg": "a model whose `call` has no `training` argument is called without, as Keras does",
     "_compute_loss": "calls `compute_loss` of user classes written before it had a `training` argument",
     "_loss_tracker": "the log `loss` is this metric's, which a train step has to update",
-    "_flatten_layers": "finds layers at any depth that all-reduce in their forward pass",
+    "_flatten_layers": "finds layers at any depth that need care",
+    "_remat_mode": "a layer under `keras.RematScope` recomputes its forward pass, on TensorFlow with other weights",
 }
-"""Attributes of a compiled `keras.Model`. Imported names above: `Functional`, since `keras.Model(inputs, outputs)` is one;
-`functional_init_arguments`, Keras's own test for that call; `unscale_loss_for_distribution`, since Keras divides
-a loss by the number of replicas as soon as it computes it, and logs are of the undivided one."""
 
 
 def call_for_training(model, x):
@@ -45,3 +50,8 @@ def track_loss(model, loss, num_examples):
 def has_collectives(model):
     """Whether a forward pass all-reduces among replicas, so that no replica may skip it."""
     return any(getattr(layer, "synchronized", False) for layer in model._flatten_layers())
+
+
+def rematerialized(model):
+    """The layers whose forward pass runs a second time during the backward pass."""
+    return [layer for layer in model._flatten_layers() if layer._remat_mode is not None]

@@ -112,11 +112,11 @@ class Passes:
 
 def _check_same_gradients(first, second):
     if [g is None for g in first] != [g is None for g in second]:
-        raise ValueError(MISSED_WEIGHTS.format(names="some weights in one of SAM's two passes only"))
+        raise ValueError(MISSED_WEIGHTS.format(names="some weights"))
 
 
 MISSED_WEIGHTS = (
-    "The forward pass used its own copy of {names} instead of the weights at which SAM evaluates it, so their "
-    "gradient would be wrong. A `call` wrapped in `tf.function`, `TorchModuleWrapper`, `TFSMLayer` and `keras.RematScope` do so. "
-    "Remove the wrapper (Keras compiles the whole step anyway), or train with `sam=None`."
+    "The forward pass used its own copy of {names} instead of the weights at which SAM evaluates it, so the gradient "
+    "would be wrong. A `call` wrapped in `tf.function`, `TFSMLayer` and `TorchModuleWrapper` do so. Remove the wrapper "
+    "(Keras compiles the whole step anyway), or train with `sam=None`."
 )

@@ -36,8 +36,26 @@ def value_and_grad(function, has_aux=False):
     return evaluate
 
 
-def train_step(model, data):
-    """One step of `fit` on this replica's share of the batch; the optimizer averages over replicas, once."""
+def check_model(model):
+    """Raise a `ValueError` for a model that SAM would train wrongly on this backend."""
+    for layer in keras_private.rematerialized(model):
+        raise ValueError(
+            f"The layer `{layer.name}` was made under `keras.RematScope`, which on the TensorFlow backend hides its "
+            "weights from the gradient at the weights that SAM chooses. Make it outside, or train with `sam=None`."
+        )
+
+
+def train_step(model, sharpness, data):
+    """One step of `fit` on this replica's share of the batch; the optimizer averages over replicas, once.
+
+    Args:
+        model: A compiled `SAMTrainer` model.
+        sharpness: The `keras.metrics.Mean` that tracks L(w + ε̂) − L(w).
+        data: Batch, as `fit` passes it to `train_step`.
+
+    Returns:
+        The logs, a dict.
+    """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     rule, optimizer, variables = model.sam, model.optimizer, model.trainable_variables
     step = rule.step(optimizer.iterations, variables)
@@ -51,7 +69,7 @@ def train_step(model, data):
     optimizer.apply_gradients(zip(_for_optimizer(gradient, passes, variables), variables))
     for variable, value in passes.updates:
         variable.assign(value)
-    return _logs(model, passes, second_pass, x, y, sample_weight)
+    return _logs(model, sharpness, passes, second_pass, x, y, sample_weight)
 
 
 def _forward(model, weights, x, y, sample_weight):
@@ -61,9 +79,9 @@ def _forward(model, weights, x, y, sample_weight):
     def on_update(variable):
         if _graph() is not graph:
             raise ValueError(
-                f"`{variable.path}` is updated inside a loop or a branch of the forward pass, as dropout in the cell of a "
-                "`keras.layers.RNN` does, and cannot be carried out of it. Draw the mask outside of the loop as "
-                "`keras.layers.LSTM(recurrent_dropout=…)` does, unroll the loop, or train with `sam=None`."
+                f"`{variable.path}` is updated inside a loop or a branch of the forward pass, as by dropout in the "
+                "cell of a `keras.layers.RNN`, and cannot be carried out of it. Draw the mask outside of the loop as "
+                "`keras.layers.LSTM(recurrent_dropout=…)` does, use `unroll=True`, or train with `sam=None`."
             )
 
     with tf.GradientTape() as tape:
@@ -111,13 +129,13 @@ def _for_optimizer(gradient, passes, variables):
     return [g if g is None else g * ops.cast(scale, g.dtype) for g in gradient]
 
 
-def _logs(model, passes, second_pass, x, y, sample_weight):
+def _logs(model, sharpness, passes, second_pass, x, y, sample_weight):
     """The clean pass's loss and metrics, and the sharpness where this step computed it."""
     num_examples = tf.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
     unscale = keras_private.unscale_loss_for_distribution
     keras_private.track_loss(model, unscale(passes.losses[0]), num_examples)
     weight = ops.cast(num_examples, "float32") * ops.cast(second_pass, "float32")
-    model.sharpness_tracker.update_state(unscale(passes.sharpness()), sample_weight=weight)
+    sharpness.update_state(unscale(passes.sharpness()), sample_weight=weight)
     logs = model.compute_metrics(x, y, passes.y_pred, sample_weight=sample_weight)
     # A `compute_metrics` of the user's own need not know of it.
-    return {**logs, "sharpness": model.sharpness_tracker.result()}
+    return {**logs, "sharpness": sharpness.result()}

@@ -109,8 +109,8 @@ class SAM:
         return cls(**config)
 
     def __repr__(self):
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
+        rho = type(self.rho).__name__ if isinstance(self.rho, Schedule) else self.rho
+        return f"{type(self).__name__}(rho={rho}, p={self.p})"
 
 
 def _is_overwritten(variables, index):

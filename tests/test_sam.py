@@ -1,0 +1,149 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_sam
+from keras_sam import backend, rules
+
+SCHEDULES = keras.optimizers.schedules
+CURVATURE = np.array([1.0, 2.0, 3.0])
+W = np.array([1.0, -1.0, 0.5])
+
+
+def quadratic(weights):
+    """½ wᵀ diag(1, 2, 3) w: every gradient is known without a network."""
+    return ops.sum(ops.convert_to_tensor(CURVATURE / 2) * weights[0] ** 2)
+
+
+def applied(rule, value_and_grad=None, weights=(W,), step=None):
+    weights = [ops.convert_to_tensor(w) for w in weights]
+    gradient, state = rule.gradient(value_and_grad or backend.value_and_grad(quadratic), weights, step or rule.step(0))
+    assert state == ()
+    return gradient
+
+
+def test_the_gradient_is_taken_at_w_plus_epsilon():
+    g = CURVATURE * W
+    expected = CURVATURE * (W + 0.1 * g / np.sqrt((g**2).sum()))
+    np.testing.assert_allclose(applied(keras_sam.SAM(rho=0.1))[0], expected, rtol=1e-12)
+
+
+def test_p_infinity_steps_by_the_sign():
+    expected = CURVATURE * (W + 0.1 * np.sign(W))
+    np.testing.assert_allclose(applied(keras_sam.SAM(rho=0.1, p=math.inf))[0], expected, rtol=1e-12)
+
+
+def test_a_missing_gradient_stays_missing_and_its_weight_stays_put():
+    seen = []
+
+    def value_and_grad(weights):
+        seen.append([np.asarray(w) for w in weights])
+        return ops.zeros(()), [None, ops.convert_to_tensor(np.array([3.0, 4.0]))]
+
+    got = applied(keras_sam.SAM(rho=0.5), value_and_grad, [np.ones(2), np.ones(2)])
+    assert got[0] is None
+    np.testing.assert_array_equal(seen[1][0], np.ones(2))
+    np.testing.assert_allclose(seen[1][1], [1.3, 1.4], rtol=1e-12)
+
+
+def test_float16_weights_are_perturbed_by_a_float32_norm():
+    """The squares of these gradients overflow float16, and their norm with it."""
+    w = ops.ones(3, dtype="float16")
+    g = ops.convert_to_tensor(np.full(3, 6e4, "float16"))
+    perturbed = keras_sam.SAM(rho=0.75).perturb([w], [g], rules.Step(rho=0.75))[0]
+    assert keras.backend.standardize_dtype(perturbed.dtype) == "float16"
+    np.testing.assert_allclose(perturbed, np.full(3, 1 + 0.75 / math.sqrt(3)), rtol=1e-3)
+
+
+def test_in_ascent_is_true_in_the_pass_that_chooses_epsilon_alone():
+    seen = []
+
+    def value_and_grad(weights):
+        seen.append(keras_sam.in_ascent())
+        return ops.zeros(()), [ops.ones(3)]
+
+    applied(keras_sam.SAM(), value_and_grad)
+    assert seen == [True, False]
+    assert keras_sam.in_ascent() is False
+
+
+def test_in_ascent_is_reset_by_an_error():
+    def fails(weights):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        applied(keras_sam.SAM(), fails)
+    assert keras_sam.in_ascent() is False
+
+
+def test_rho_follows_its_schedule():
+    rule = keras_sam.SAM(rho=SCHEDULES.PiecewiseConstantDecay([2], [0.0, 0.3]))
+    assert [float(rule.step(i).rho) for i in (0, 2, 3)] == [0.0, 0.0, pytest.approx(0.3)]
+    assert [bool(rule.needs_second_pass(rule.step(i))) for i in (0, 2, 3)] == [False, False, True]
+    assert keras_sam.SAM(rho=0.1).needs_second_pass(rule.step(0)) is True
+
+
+@pytest.mark.parametrize("rho", [-0.1, math.nan, math.inf, "0.1", None, True, [0.1], 1j])
+def test_a_bad_rho_is_refused(rho):
+    with pytest.raises(ValueError, match=r"Received `rho=.*expected a finite float ≥ 0"):
+        keras_sam.SAM(rho=rho)
+
+
+@pytest.mark.parametrize("p", [0.5, 0, -1, math.nan, "two", None, True])
+def test_a_bad_p_is_refused(p):
+    with pytest.raises(ValueError, match=r"Received `p=.*expected a number in \[1, ∞\]"):
+        keras_sam.SAM(p=p)
+
+
+@pytest.mark.parametrize("p", [1, 1.5, math.inf, "inf", np.float32(2)])
+def test_config_round_trip(p):
+    rule = keras_sam.SAM(rho=SCHEDULES.ExponentialDecay(0.1, 10, 0.5), p=p)
+    config = keras.saving.serialize_keras_object(rule)
+    again = rules.get(config)
+    assert again.get_config() == rule.get_config()
+    assert again.p == float(p)
+    assert float(again.step(10).rho) == pytest.approx(0.05)
+
+
+def test_get_takes_a_rule_a_name_a_config_or_none():
+    rule = keras_sam.SAM(rho=0.2)
+    assert rules.get(rule) is rule
+    assert rules.get(None) is None
+    assert rules.get("SAM").get_config() == {"rho": 0.05, "p": 2.0}
+    assert rules.get({"class_name": "sam", "config": {"rho": 0.3}}).get_config() == {"rho": 0.3, "p": 2.0}
+
+
+@keras.saving.register_keras_serializable("tests")
+class HalfSAM(keras_sam.SAM):
+    def perturbation(self, weights, gradient, step):
+        return [0.5 * e for e in super().perturbation(weights, gradient, step)]
+
+
+def test_a_rule_of_the_users_own_round_trips():
+    assert type(rules.get(keras.saving.serialize_keras_object(HalfSAM(rho=0.2)))) is HalfSAM
+
+
+@pytest.mark.parametrize(
+    ("sam", "message"),
+    [
+        ("sma", "Did you mean 'sam'"),
+        (keras_sam.SAM, r"Did you mean `sam=SAM\(\)`"),
+        (0.05, "expected a rule such as"),
+        (True, "expected a rule such as"),
+        ({"rho": 0.1}, "expected a config of the form"),
+        ({"class_name": "SAM", "config": {"radius": 0.1}}, "radius"),
+        ({"class_name": "SAM", "conf": {}}, "expected a config of the form"),
+        ({"class_name": "Adam", "config": {"learning_rate": 0.1}, "module": "keras.optimizers"}, "which is a Adam"),
+    ],
+)
+def test_what_is_no_rule_is_refused(sam, message):
+    with pytest.raises(ValueError, match=message):
+        rules.get(sam)
+
+
+def test_repr_names_the_arguments():
+    assert repr(keras_sam.SAM(rho=0.1)) == "SAM(rho=0.1, p=2.0)"
+    assert repr(keras_sam.SAM(rho=SCHEDULES.ExponentialDecay(0.1, 10, 0.5))) == "SAM(rho=ExponentialDecay, p=2.0)"
