@@ -5,19 +5,21 @@ import numpy as np
 import tensorflow as tf
 
 
-def train_on_batch(model, x, y, sample_weight=None, rho=0.05):
-    """One eager SAM step (p = 2) of a compiled `keras.Model`; returns the clean loss and the perturbed one."""
+def train_on_batch(model, x, y, sample_weight=None, rho=0.05, jit_compile=False):
+    """One SAM step (p = 2) of a compiled `keras.Model`; returns the clean loss and the perturbed one."""
     variables = model.trainable_variables
+    # XLA draws other random numbers than the eager kernels.
+    evaluate = tf.function(_loss_and_gradient, jit_compile=True) if jit_compile else _loss_and_gradient
     clean = [tf.constant(v.numpy()) for v in variables]
     before = [v.numpy() for v in model.non_trainable_variables]
-    loss, gradient = _loss_and_gradient(model, x, y, sample_weight)
+    loss, gradient = evaluate(model, x, y, sample_weight)
     after = [v.numpy() for v in model.non_trainable_variables]
     norm = np.sqrt(sum(np.sum(np.square(g.numpy(), dtype="float64")) for g in gradient if g is not None))
     for variable, value, g in zip(variables, clean, gradient):
         if g is not None and norm > 0:
             variable.assign(value + tf.cast(rho / norm, g.dtype) * g)
     _assign(model, before)
-    perturbed_loss, gradient = _loss_and_gradient(model, x, y, sample_weight)
+    perturbed_loss, gradient = evaluate(model, x, y, sample_weight)
     _assign(model, after)
     for variable, value in zip(variables, clean):
         variable.assign(value)
