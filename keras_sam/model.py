@@ -67,7 +67,6 @@ class SAMTrainer:
     def train_step(self, *args):
         if self._sharpness.metric is None:
             return super().train_step(*args)
-        self._check_has_weights()
         return backend.train_step(self, self._sharpness.metric, *args)
 
     def test_step(self, *args):
@@ -108,25 +107,16 @@ class SAMTrainer:
             self._sharpness.hidden = before
 
     def _check_trainable(self):
-        backend.check_model(self)
         if self.optimizer is None:
             raise ValueError(
                 f"Received `sam={self.sam!r}` without an optimizer for `{self.name}`: SAM chooses the gradient, an "
                 "optimizer applies it. Pass `optimizer=…`, or `sam=None` for a model that only predicts."
             )
-        if self.built:
-            self._check_has_weights()
+        backend.check_model(self)
         if super().train_step.__func__ is not keras.Model.train_step:
             raise ValueError(
                 f"{type(self).__name__} inherits a `train_step` that SAM's replaces, so that it would never be called. "
                 "Move its loss to `compute_loss` and its metrics to `compute_metrics`, or pass `sam=None`."
-            )
-
-    def _check_has_weights(self):
-        if not self.trainable_variables:
-            raise ValueError(
-                f"`{self.name}` has no trainable weights that a rule could perturb, but was compiled with "
-                f"`sam={self.sam!r}`. Unfreeze a layer (`layer.trainable = True`), or pass `sam=None`."
             )
 
 
@@ -223,7 +213,9 @@ class SubclassedSAMModel(SAMModel):
     def __init__(self, model, **kwargs):
         super().__init__(**kwargs)
         self.model = model
-        self.built = True
+
+    def build(self, input_shape):
+        """The model itself is built; Keras records the shape, for `export` and for loading."""
 
     def call(self, inputs, training=None):
         # `training` reaches the inner model by Keras's call context, whether its `call` takes it or not.

@@ -165,7 +165,11 @@ NETS = {
     "conv": (conv_net, images, {"loss": CROSSENTROPY}),
     "text": (text_net, words, {"loss": "mse"}),
     "embedding": (embedding_net, words, {"loss": "mse"}),
-    "dict inputs, two losses": (two_outputs, two_tables, {"loss": {"c": "mse", "d": "mae"}, "loss_weights": {"c": 2.0, "d": 0.5}}),
+    "dict inputs, two losses": (
+        two_outputs,
+        two_tables,
+        {"loss": {"c": "mse", "d": "mae"}, "loss_weights": {"c": 2.0, "d": 0.5}},
+    ),
     "frozen": (partly_frozen, table, {"loss": "mse"}),
     "no gradient": (with_unused_output, lambda: (table()[0], [table()[1]] * 2), {"loss": ["mse", None]}),
     "lora": (lora_net, table, {"loss": "mse"}),
@@ -234,7 +238,7 @@ def test_class_weights_are_sample_weights():
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("net", ["conv", "embedding", "no gradient"])
 def test_a_schedule_gives_the_numbers_of_its_values(net, jit_compile):
-    """0.1 for two steps, nothing for two: the skipped pass changes no number, and adds nothing to the mean sharpness."""
+    """0.1 for two steps, then 0 for two: the skipped pass changes no number, nor the mean sharpness."""
     build, load, compile_options = NETS[net]
     rho = SCHEDULES.PiecewiseConstantDecay([1], [0.1, 0.0])
     model = made(build, keras_sam.SAMModel, compile_options, sam=keras_sam.SAM(rho), jit_compile=jit_compile)
@@ -263,7 +267,9 @@ def test_without_sam_it_is_keras_to_the_bit(sam):
 
 def test_steps_per_execution_gives_the_numbers_of_single_steps():
     x, y = images()
-    single, several = (made(conv_net, keras_sam.SAMModel, {"loss": CROSSENTROPY}, steps_per_execution=n) for n in (1, 3))
+    single, several = (
+        made(conv_net, keras_sam.SAMModel, {"loss": CROSSENTROPY}, steps_per_execution=n) for n in (1, 3)
+    )
     fit = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
     history = single.fit(x, y, **fit).history
     np.testing.assert_allclose(several.fit(x, y, **fit).history["loss"], history["loss"], rtol=1e-6)

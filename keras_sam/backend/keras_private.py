@@ -14,6 +14,7 @@ __all__ = [
     "call_for_training",
     "functional_init_arguments",
     "has_collectives",
+    "is_built",
     "rematerialized",
     "total_loss",
     "track_loss",
@@ -29,9 +30,14 @@ ATTRIBUTES = {
     "_call_has_training_arg": "a model whose `call` has no `training` argument is called without, as Keras does",
     "_compute_loss": "calls `compute_loss` of user classes written before it had a `training` argument",
     "_loss_tracker": "the log `loss` is this metric's, which a train step has to update",
-    "_flatten_layers": "finds layers at any depth that need care",
+    "_flatten_layers": "finds layers at any depth that need care, or are not built",
     "_remat_mode": "a layer under `keras.RematScope` recomputes its forward pass, on TensorFlow with other weights",
 }
+
+
+def is_built(model):
+    """Whether every layer has its variables; `fit` on one device builds a model in its first forward pass."""
+    return all(layer.built for layer in model._flatten_layers())
 
 
 def call_for_training(model, x):

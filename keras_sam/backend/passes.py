@@ -22,6 +22,14 @@ class Scope(keras.StatelessScope):
         super().add_update(update)
 
 
+def check_has_weights(model):
+    if not model.trainable_variables:
+        raise ValueError(
+            f"`{model.name}` has no trainable weights that a rule could perturb, but was compiled with "
+            f"`sam={model.sam!r}`. Unfreeze a layer (`layer.trainable = True`), or pass `sam=None`."
+        )
+
+
 def forward(model, weights, x, y, sample_weight, on_update=None):
     """The training loss with `weights` in place of the model's, which no variable notices.
 

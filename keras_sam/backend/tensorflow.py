@@ -5,7 +5,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_sam.backend import keras_private
-from keras_sam.backend.passes import MISSED_WEIGHTS, Passes, forward
+from keras_sam.backend.passes import MISSED_WEIGHTS, Passes, check_has_weights, forward
 
 
 def value_and_grad(function, has_aux=False):
@@ -38,6 +38,8 @@ def value_and_grad(function, has_aux=False):
 
 def check_model(model):
     """Raise a `ValueError` for a model that SAM would train wrongly on this backend."""
+    if model.built:
+        check_has_weights(model)
     for layer in keras_private.rematerialized(model):
         raise ValueError(
             f"The layer `{layer.name}` was made under `keras.RematScope`, which on the TensorFlow backend hides its "
@@ -57,6 +59,7 @@ def train_step(model, sharpness, data):
         The logs, a dict.
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    _build(model, x)
     rule, optimizer, variables = model.sam, model.optimizer, model.trainable_variables
     step = rule.step(optimizer.iterations, variables)
     second_pass = rule.needs_second_pass(step)
@@ -70,6 +73,15 @@ def train_step(model, sharpness, data):
     for variable, value in passes.updates:
         variable.assign(value)
     return _logs(model, sharpness, passes, second_pass, x, y, sample_weight)
+
+
+def _build(model, x):
+    """Create the variables of a model that has not been called yet: none can be made inside a functional pass."""
+    if not keras_private.is_built(model):
+        model(
+            keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, keras.backend.standardize_dtype(t.dtype)), x)
+        )
+    check_has_weights(model)
 
 
 def _forward(model, weights, x, y, sample_weight):

@@ -1,0 +1,286 @@
+"""Every way to make a model that trains with SAM, and every way that is refused."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import oracle
+import pytest
+from keras import layers, ops
+
+import keras_sam
+from keras_sam.model import FunctionalSAMModel
+
+X = np.random.default_rng(0).normal(size=(16, 3)).astype("float32")
+Y = X[:, :2] * 0.5
+
+
+class Net:
+    """A forward pass for subclassed models."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden, self.last = layers.Dense(4, "tanh"), layers.Dense(2)
+
+    def call(self, x):
+        return self.last(self.hidden(x))
+
+
+def functional(cls):
+    inputs = keras.Input((3,))
+    return cls(inputs, layers.Dense(2)(layers.Dense(4, "tanh")(inputs)))
+
+
+def trains_as_the_oracle(model, plain):
+    """One step of both from the same weights."""
+    plain.set_weights(model.get_weights())
+    plain.compile(keras.optimizers.SGD(0.1), "mse")
+    model.compile(keras.optimizers.SGD(0.1), "mse", sam=keras_sam.SAM(rho=0.1))
+    oracle.train_on_batch(plain, X, Y, rho=0.1)
+    model.train_on_batch(X, Y)
+    for got, want in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_functional_use_and_subclassing_do_not_get_in_each_others_way():
+    """Keras rewrites the bases of a class that is built functionally; SAMModel's have to stay, in both orders."""
+    bases = keras_sam.SAMModel.__bases__
+
+    class Before(Net, keras_sam.SAMModel):
+        pass
+
+    class AsFunctional(keras_sam.SAMModel):
+        def __init__(self, inputs, outputs):
+            super().__init__(inputs, outputs)
+
+    assert Before()(X).shape == (16, 2)
+    trains_as_the_oracle(functional(keras_sam.SAMModel), functional(keras.Model))
+    trains_as_the_oracle(functional(AsFunctional), functional(keras.Model))
+
+    class After(Net, keras_sam.SAMModel):
+        pass
+
+    for cls in (Before, After):
+        model = cls()
+        model(X)
+        trains_as_the_oracle(model, functional(keras.Model))
+    assert keras_sam.SAMModel.__bases__ == bases
+    assert isinstance(functional(AsFunctional), FunctionalSAMModel)
+    assert functional(AsFunctional).layers[0].name.startswith("input")
+
+
+def test_the_mixin_serves_models_of_others():
+    class Custom(Net, keras.Model):
+        """Its own `compute_loss`, in the form of Keras before `training` was an argument, and its own `compile`."""
+
+        def compile(self, optimizer, factor, **kwargs):
+            super().compile(optimizer, **kwargs)
+            self.factor = factor
+
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+            return self.factor * ops.mean((y_pred - y) ** 4)
+
+    class SAMCustom(keras_sam.SAMTrainer, Custom):
+        pass
+
+    plain, model = Custom(), SAMCustom()
+    plain(X), model(X)
+    plain.set_weights(model.get_weights())
+    plain.compile(keras.optimizers.SGD(0.1), factor=2.0)
+    model.compile(keras.optimizers.SGD(0.1), factor=2.0, sam=keras_sam.SAM(rho=0.2))
+    oracle.train_on_batch(plain, X, Y, rho=0.2)
+    assert set(model.train_on_batch(X, Y, return_dict=True)) == {"loss", "sharpness"}
+    for got, want in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_the_mixin_on_a_functional_class():
+    class Mixed(keras_sam.SAMTrainer, keras.Model):
+        pass
+
+    trains_as_the_oracle(functional(Mixed), functional(keras.Model))
+
+
+def test_a_compute_metrics_of_the_users_own_keeps_its_logs_beside_the_sharpness():
+    class Custom(Net, keras_sam.SAMModel):
+        def compute_metrics(self, x, y, y_pred, sample_weight=None):
+            return {"own": ops.mean(y_pred)}
+
+    model = Custom()
+    model.compile("sgd", "mse")
+    assert set(model.fit(X, Y, verbose=0).history) == {"own", "sharpness"}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: functional(keras.Model),
+        lambda: keras.Sequential([keras.Input((3,)), layers.Dense(4, "tanh"), layers.Dense(2)]),
+        lambda: type("Subclassed", (Net, keras.Model), {})(),
+    ],
+    ids=["functional", "sequential", "subclassed"],
+)
+def test_from_model_shares_the_weights(build):
+    original = build()
+    original(X)
+    model = keras_sam.SAMModel.from_model(original)
+    assert model.name == original.name
+    assert [id(v) for v in model.variables] == [id(v) for v in original.variables]
+    trains_as_the_oracle(model, functional(keras.Model))
+    np.testing.assert_array_equal(model.predict(X, verbose=0), original.predict(X, verbose=0))
+
+
+def test_from_model_passes_training_on_to_a_subclassed_model():
+    seen = []
+
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(2)
+
+        def call(self, x, training=False):
+            seen.append(training)
+            return self.dense(x)
+
+    original = Subclassed()
+    original(X)
+    model = keras_sam.SAMModel.from_model(original)
+    model.compile("sgd", "mse", run_eagerly=True)
+    seen.clear()
+    model.train_on_batch(X, Y)
+    model.test_on_batch(X, Y)
+    assert [bool(training) for training in seen[-3:]] == [True, True, False]
+
+
+def test_from_model_keeps_dictionaries():
+    a, b = keras.Input((3,), name="a"), keras.Input((3,), name="b")
+    original = keras.Model({"a": a, "b": b}, {"sum": layers.Add()([a, b]), "dense": layers.Dense(2)(a)})
+    model = keras_sam.SAMModel.from_model(original)
+    assert set(model({"a": X, "b": X})) == {"sum", "dense"}
+
+
+def test_from_model_of_a_sam_model_is_that_model():
+    model = functional(keras_sam.SAMModel)
+    assert keras_sam.SAMModel.from_model(model) is model
+
+
+def test_a_model_of_keras_applications_trains_as_the_oracle():
+    """EfficientNet: SiLU, squeeze and excite, BatchNormalization, stochastic depth by Dropout, a Rescaling layer."""
+    options = {"weights": None, "input_shape": (32, 32, 3), "classes": 4, "classifier_activation": None}
+    images = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32")
+    labels = np.arange(8) % 4
+    models = []
+    for wrap in (keras_sam.SAMModel.from_model, lambda model: model):
+        keras.utils.set_random_seed(2)
+        models.append(wrap(keras.applications.EfficientNetB0(**options)))
+    for model in models:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.01), loss)
+    before = [v.numpy() for v in models[0].trainable_variables]
+    clean, perturbed = oracle.train_on_batch(models[1], images, labels, rho=0.05)
+    logs = models[0].train_on_batch(images, labels, return_dict=True)
+    np.testing.assert_allclose([logs["loss"], logs["sharpness"]], [clean, perturbed - clean], rtol=1e-3)
+    got, want = ([v.numpy() - b for v, b in zip(m.trainable_variables, before)] for m in models)
+    error = np.sqrt(sum(((g - w) ** 2).sum() for g, w in zip(got, want)) / sum((w**2).sum() for w in want))
+    assert error < 1e-3  # of the update's length; 4e-5 was seen
+
+
+class OwnTrainStep(Net, keras.Model):
+    def train_step(self, data):
+        return {}
+
+
+class OwnLoss(Net, keras.Model):
+    def compute_loss(self, **kwargs):
+        return ops.zeros(())
+
+
+def called(model):
+    model(X)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: keras.Sequential([layers.Dense(2)]), "that is not built"),
+        (lambda: type("Unbuilt", (Net, keras.Model), {})(), "that is not built"),
+        (lambda: called(OwnTrainStep()), r"its own `train_step`.*class SAMOwnTrainStep\(keras_sam.SAMTrainer"),
+        (lambda: called(OwnLoss()), r"its own `compute_loss`.*class SAMOwnLoss\(keras_sam.SAMTrainer"),
+        (lambda: layers.Dense(2), "received a Dense; expected a built `keras.Model`"),
+    ],
+)
+def test_from_model_refuses_what_it_would_spoil(model, message):
+    with pytest.raises(ValueError, match=message):
+        keras_sam.SAMModel.from_model(model())
+
+
+def test_from_model_of_a_subclass_refuses_a_forward_pass_that_it_cannot_take_over():
+    class Mine(keras_sam.SAMModel):
+        pass
+
+    assert type(Mine.from_model(functional(keras.Model))) is Mine
+    with pytest.raises(ValueError, match=r"class C\(Mine, Plain\)"):
+        Mine.from_model(called(type("Plain", (Net, keras.Model), {})()))
+
+
+def test_compile_refuses_a_train_step_that_would_never_be_called():
+    class SAMOwn(keras_sam.SAMTrainer, OwnTrainStep):
+        pass
+
+    with pytest.raises(ValueError, match="inherits a `train_step`"):
+        SAMOwn().compile("sgd", "mse")
+    SAMOwn().compile("sgd", "mse", sam=None)
+
+
+@pytest.mark.parametrize("sam", ["sam", keras_sam.SAM(rho=0.1)], ids=repr)
+def test_compile_refuses_a_model_without_an_optimizer(sam):
+    model = functional(keras_sam.SAMModel)
+    with pytest.raises(ValueError, match="without an optimizer"):
+        model.compile(None, "mse", sam=sam)
+    model.compile(None, "mse", sam=None)
+
+
+def test_compile_refuses_a_model_with_nothing_to_train():
+    model = functional(keras_sam.SAMModel)
+    model.trainable = False
+    with pytest.raises(ValueError, match=r"no trainable weights.*Unfreeze"):
+        model.compile("sgd", "mse")
+
+
+def test_a_model_that_turns_out_to_have_nothing_to_train_is_refused_in_its_first_step():
+    class Empty(keras_sam.SAMModel):
+        def call(self, x):
+            return x[:, :2]
+
+    model = Empty()
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="no trainable weights"):
+        model.fit(X, Y, verbose=0)
+
+
+def test_compile_refuses_a_name_that_is_no_rule():
+    with pytest.raises(ValueError, match="Did you mean 'sam'"):
+        functional(keras_sam.SAMModel).compile("sgd", "mse", sam="smm")
+
+
+def test_compile_refuses_a_backend_without_a_trainer():
+    code = """
+import keras, keras_sam
+inputs = keras.Input((3,))
+model = keras_sam.SAMModel(inputs, keras.layers.Dense(2)(inputs))
+model.compile("sgd", "mse", sam=None)
+try:
+    model.compile("sgd", "mse")
+except ValueError as error:
+    print(error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", f"import os; os.environ['KERAS_BACKEND'] = 'numpy'\n{code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "backend 'numpy'" in run.stdout
+    assert "KERAS_BACKEND" in run.stdout

@@ -1,0 +1,112 @@
+"""MirroredStrategy: each replica an ε̂ of its own, one average of SAM gradients."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+from keras import layers
+
+import keras_sam
+
+
+def data(rows=32):
+    random = np.random.default_rng(0)
+    return random.normal(size=(rows, 3)), random.normal(size=(rows, 2))
+
+
+def tanh_net(cls=keras_sam.SAMModel):
+    l2 = keras.regularizers.L2(1 / 128)
+    inputs = keras.Input((3,))
+    hidden = layers.Dense(4, "tanh", kernel_regularizer=l2)(inputs)
+    return cls(inputs, layers.Dense(2, kernel_regularizer=l2)(hidden))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("p", [2, 4])
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_each_replica_perturbs_by_its_own_gradient(mirrored, replicas, p):
+    x, y = data()
+    with mirrored(replicas).scope():
+        model = tanh_net()
+        loss = keras.losses.MeanSquaredError(dtype="float64")
+        optimizer = keras.optimizers.SGD(0.125, momentum=0.75)
+        model.compile(optimizer, loss, sam=keras_sam.SAM(rho=0.1, p=p))
+    weights = [v.numpy() for v in model.trainable_variables]
+    batches = list(zip(np.split(x, 4), np.split(y, 4)))
+    shares = [(np.split(x_, replicas), np.split(y_, replicas)) for x_, y_ in batches]
+    steps = [reference.train(weights, batches[:i], 0.125, 0.1, p, 1 / 64, 0.75, replicas) for i in range(5)]
+    logs = [reference.sam_gradient(w, *xy, 0.1, p, 1 / 64)[:2] for w, s in zip(steps, shares) for xy in zip(*s)]
+
+    history = model.fit(x, y, batch_size=8, shuffle=False, verbose=0).history
+
+    for variable, want in zip(model.trainable_variables, steps[-1]):
+        np.testing.assert_allclose(variable.numpy(), want, rtol=1e-9, atol=1e-12)
+        for copy in mirrored(replicas).experimental_local_results(variable.value):
+            np.testing.assert_array_equal(copy.numpy(), variable.numpy())
+    np.testing.assert_allclose(history["loss"], [np.mean([loss for loss, _ in logs])], rtol=1e-6)
+    np.testing.assert_allclose(history["sharpness"], [np.mean([sharpness for _, sharpness in logs])], rtol=1e-6)
+
+
+def test_one_epsilon_for_the_whole_batch_would_be_another_step():
+    """The test above tells the two apart: their gradients differ by far more than its tolerance."""
+    x, y = data(8)
+    weights = [np.random.default_rng(1).normal(size=s) for s in [(3, 4), (4,), (4, 2), (2,)]]
+    (own,) = (reference.train(weights, [(x, y)], 0.1, 0.1, num_replicas=2)[:1],)
+    (shared,) = (reference.train(weights, [(x, y)], 0.1, 0.1, num_replicas=1)[:1],)
+    assert np.abs(own[0] - shared[0]).max() > 1e-5
+
+
+def stateful_net(cls):
+    inputs = keras.Input((3,))
+    x = layers.Dense(8, "relu", kernel_regularizer="l2")(inputs)
+    x = layers.Dropout(0.3, seed=1)(layers.BatchNormalization()(x))
+    return cls(inputs, layers.Dense(2)(x))
+
+
+@pytest.mark.parametrize("sam", [None, keras_sam.SAM(rho=0.0)], ids=repr)
+def test_without_sam_it_is_keras_to_the_bit(mirrored, sam):
+    x, y = (a.astype("float32") for a in data(24))
+    results = []
+    for cls, options in [(keras_sam.SAMModel, {"sam": sam}), (keras.Model, {})]:
+        keras.utils.set_random_seed(1)
+        with mirrored(2).scope():
+            model = stateful_net(cls)
+            model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"], **options)
+        dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+        history = model.fit(dataset, epochs=3, validation_data=dataset, verbose=0).history
+        results.append((history, [v.numpy() for v in model.variables]))
+    (history, variables), (keras_history, keras_variables) = results
+    assert history == keras_history
+    for got, want in zip(variables, keras_variables, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_a_schedule_skips_the_second_pass_on_every_replica(mirrored, replicas):
+    """A conditional in replica context, BatchNormalization and Dropout in it; 24 steps, 12 of them with ε̂."""
+    x, y = (a.astype("float32") for a in data(32))
+    rho = keras.optimizers.schedules.PiecewiseConstantDecay([11], [0.0, 0.1])
+    with mirrored(replicas).scope():
+        model = stateful_net(keras_sam.SAMModel)
+        model.compile(keras.optimizers.SGD(0.05), "mse", sam=keras_sam.SAM(rho))
+    history = model.fit(x, y, batch_size=8, epochs=6, shuffle=False, verbose=0).history
+    assert history["sharpness"][:3] == [0.0] * 3
+    assert min(history["sharpness"][3:]) > 0
+    for variable in model.trainable_variables:
+        for copy in mirrored(replicas).experimental_local_results(variable.value):
+            np.testing.assert_array_equal(copy.numpy(), variable.numpy())
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_mixed_float16_trains_on_several_replicas(mirrored, replicas):
+    x, y = (a.astype("float32") for a in data(32))
+    with mirrored(replicas).scope():
+        inputs = keras.Input((3,))
+        hidden = layers.Dense(8, "tanh", dtype="mixed_float16")(inputs)
+        model = keras_sam.SAMModel(inputs, layers.Dense(2, dtype="float32")(hidden))
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+        model.compile(optimizer, "mse")
+    history = model.fit(x, y, batch_size=8, epochs=3, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    assert optimizer.iterations.numpy() == 12

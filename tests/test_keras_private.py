@@ -1,0 +1,39 @@
+import importlib
+import pathlib
+import re
+
+import keras
+import pytest
+
+import keras_sam
+from keras_sam.backend import keras_private
+
+
+@pytest.mark.parametrize("path", keras_private.IMPORTS)
+def test_keras_still_has_what_is_imported(path):
+    module, name = path.rsplit(".", 1)
+    assert hasattr(importlib.import_module(module), name), f"Keras {keras.__version__} renamed {path}"
+
+
+@pytest.mark.parametrize("name", keras_private.ATTRIBUTES)
+def test_keras_still_has_the_attributes(name):
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    model.compile("sgd", "mse")
+    assert hasattr(model, name), f"Keras {keras.__version__} renamed Model.{name}"
+
+
+def test_no_other_file_touches_a_private_name():
+    """`keras.src` and the attributes above occur in keras_private.py alone."""
+    names = "|".join(map(re.escape, keras_private.ATTRIBUTES))
+    private = re.compile(rf"keras\.src|\.(?:{names})\b")
+    root = pathlib.Path(keras_sam.__file__).parent
+    found = [path.name for path in root.rglob("*.py") if private.search(path.read_text())]
+    assert found == ["keras_private.py"]
+
+
+def test_only_the_backend_imports_a_backend():
+    root = pathlib.Path(keras_sam.__file__).parent
+    imports = re.compile(r"^\s*(?:import|from) (?:tensorflow|jax|torch)\b", re.MULTILINE)
+    found = {path.relative_to(root).parts[0] for path in root.rglob("*.py") if imports.search(path.read_text())}
+    assert found <= {"backend", "experiments"}
