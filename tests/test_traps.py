@@ -203,13 +203,14 @@ class Overflow(layers.Layer):
         return x * ops.cast(1e6, x.dtype) if training and keras_sam.in_ascent() is self.in_ascent else x
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("p", [2.0, float("inf")])
 @pytest.mark.parametrize("in_ascent", [True, False])
-def test_an_overflow_in_either_pass_skips_the_update_and_halves_the_scale(in_ascent, p):
+def test_an_overflow_in_either_pass_skips_the_update_and_halves_the_scale(in_ascent, p, jit_compile):
     """With p = ∞ the sign of an infinite gradient is finite, and so is the second pass."""
     model = model_of(layers.Dense(2, dtype="mixed_float16"), Overflow(in_ascent))
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1, momentum=0.9), initial_scale=1024.0)
-    model.compile(optimizer, "mse", sam=keras_sam.SAM(rho=0.1, p=p))
+    model.compile(optimizer, "mse", sam=keras_sam.SAM(rho=0.1, p=p), jit_compile=jit_compile)
     before = [v.numpy() for v in model.trainable_variables]
     model.train_on_batch(ROWS, TARGETS)
     assert_equal([v.numpy() for v in model.trainable_variables], before)

@@ -1,0 +1,206 @@
+"""The time of one training step of each rule, in units of plain Keras's step.
+
+```
+python benchmarks/step_cost.py --output step_cost.json
+```
+
+ResNet-20 on one constant CIFAR-shaped batch of 64, SGD with momentum, through the train function that `fit` uses, so
+that no input pipeline is measured. All variants live in one process and take turns in blocks of steps, in a new random
+order each round; a ratio is the median over rounds of block time over plain Keras's block time in the same round, which
+cancels what the machine does besides. A block is timed as a whole, since a rule may work harder every k-th step only:
+keep `--steps` a multiple of k. `cpu` is the same ratio in processor seconds, which other processes disturb less.
+
+Cost: about 4 minutes on 2 CPU cores. Expect SAM at 1.9 to 2.0 times the plain step, and a constant ρ of 0 at 1.00.
+"""
+
+import argparse
+import random
+import statistics
+import sys
+import time
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import report
+from resnet import resnet
+
+import keras_sam
+from keras_sam import SAM
+
+
+class Variant(NamedTuple):
+    """A row of the benchmarks.
+
+    Args:
+        rule: What is passed to `compile(sam=…)`, or `None` for `keras.Model` itself.
+        step_limit: Float, the most that a step may cost in units of the plain step, or `None`.
+        memory_limit: Float, the most that the peak memory may exceed plain Keras's, in units of the weights' size.
+    """
+
+    rule: SAM | None
+    step_limit: float | None = 2.0
+    memory_limit: float | None = 2.2
+
+
+def constant(value):
+    """A schedule of one value, so that the step cannot know it beforehand."""
+    return keras.optimizers.schedules.ExponentialDecay(value, decay_steps=1, decay_rate=1.0)
+
+
+PLAIN = "keras.Model"
+VARIANTS = {
+    PLAIN: Variant(None, None, None),
+    "SAM(rho=0.05)": Variant(SAM(rho=0.05)),
+    "SAM(p=inf)": Variant(SAM(rho=1e-4, p="inf")),
+    "SAM(rho=schedule)": Variant(SAM(rho=constant(0.05))),
+    "SAM(rho=0)": Variant(SAM(rho=0.0), 1.05, 0.1),
+}
+
+
+def compiled(model, rule):
+    """`model` ready to train: as it is for `None`, else with the rule."""
+    kwargs = {}
+    if rule is not None:
+        model, kwargs = keras_sam.SAMModel.from_model(model), {"sam": rule}
+    # A rate so small that hundreds of steps on one batch leave it a training problem like any other.
+    optimizer = keras.optimizers.SGD(1e-4, momentum=0.9)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), **kwargs)
+    return model
+
+
+def batch_of(batch_size, image_size, num_classes=10, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((batch_size, image_size, image_size, 3), dtype="float32")
+    return keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(rng.integers(num_classes, size=batch_size))
+
+
+def runner(model, batch):
+    """A function that runs a number of training steps on `batch`, waits for the last and returns its loss."""
+    if keras.backend.backend() != "tensorflow":
+        # The train functions of other backends take their state with them, which `train_on_batch` carries.
+        def one_step():
+            return model.train_on_batch(*batch, return_dict=True)
+
+    else:
+        model.make_train_function()
+
+        def one_step():
+            return model.train_function(iter([batch]))
+
+    def run(steps):
+        for _ in range(steps):
+            logs = one_step()
+        return float(keras.ops.convert_to_numpy(logs["loss"]))
+
+    return run
+
+
+def take_turns(runs, steps, rounds, seed=0, clocks=None):
+    """Time blocks of steps of all variants, interleaved.
+
+    Args:
+        runs: Dict from a name to a function that runs a number of steps.
+        steps: Integer, the steps of a block.
+        rounds: Integer, the blocks of each variant that count; one more warms up before.
+        seed: Integer, of the order in each round. Defaults to `0`.
+        clocks: Optional dict from a name to a function that reads seconds. Defaults to wall and processor time.
+
+    Returns:
+        Dict from a clock's name to a dict from a variant's name to a list of seconds per step, one a round.
+    """
+    clocks = clocks or {"wall": time.perf_counter, "cpu": time.process_time}
+    times = {clock: {name: [] for name in runs} for clock in clocks}
+    order, shuffle = list(runs), random.Random(seed).shuffle
+    for run in runs.values():
+        run(steps)
+    for _ in range(rounds):
+        shuffle(order)
+        for name in order:
+            started = {clock: read() for clock, read in clocks.items()}
+            loss = runs[name](steps)
+            for clock, read in clocks.items():
+                times[clock][name].append((read() - started[clock]) / steps)
+            if not np.isfinite(loss):
+                raise FloatingPointError(f"The loss of {name} is {loss}: a diverged model times nothing of interest.")
+    return times
+
+
+def summarize(times, variants=VARIANTS):
+    """The ratio of each variant to plain Keras, with its spread over rounds; a dict from names to rows."""
+    rows = {}
+    for name, wall in times["wall"].items():
+        ratios = _ratios(wall, times["wall"][PLAIN])
+        rows[name] = {
+            "seconds_per_step": statistics.median(wall),
+            "ratio": statistics.median(ratios),
+            "quartiles": [float(q) for q in np.quantile(ratios, [0.25, 0.75])],
+            "cpu_ratio": statistics.median(_ratios(times["cpu"][name], times["cpu"][PLAIN])),
+            "limit": variants[name].step_limit,
+        }
+    return rows
+
+
+def _ratios(times, plain):
+    return [t / p for t, p in zip(times, plain)]
+
+
+def measure(names, batch_size=64, steps=10, rounds=20, depth=20, image_size=32, seed=0):
+    """Time the variants of these names; returns what is written as JSON, the environment aside."""
+    names = [PLAIN, *(name for name in names if name != PLAIN)]
+    batch, runs = batch_of(batch_size, image_size), {}
+    for name in names:
+        keras.utils.set_random_seed(seed)
+        model = resnet(depth, image_size=image_size)
+        runs[name] = runner(compiled(model, VARIANTS[name].rule), batch)
+    times = take_turns(runs, steps, rounds, seed)
+    config = {"batch_size": batch_size, "steps": steps, "rounds": rounds, "depth": depth, "image_size": image_size}
+    return {
+        "config": {**config, "seed": seed, "parameters": model.count_params()},
+        "rows": summarize(times),
+        "times": times,
+    }
+
+
+def print_results(results):
+    cells = [
+        (
+            name,
+            f"{1e3 * row['seconds_per_step']:.1f}",
+            f"{row['ratio']:.3f}",
+            "{:.3f} – {:.3f}".format(*row["quartiles"]),
+            f"{row['cpu_ratio']:.3f}",
+            *report.verdict(row["ratio"], row["limit"]),
+        )
+        for name, row in results["rows"].items()
+    ]
+    config = results["config"]
+    report.print_table(
+        f"Training step of ResNet-{config['depth']}, batch {config['batch_size']}, over {config['rounds']} rounds",
+        ("variant", "ms", "ratio", "quartiles", "cpu", "limit", "holds"),
+        cells,
+    )
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="default: all")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=20, help="blocks of each variant")
+    parser.add_argument("--steps", type=int, default=10, help="steps of a block")
+    parser.add_argument("--depth", type=int, default=20, help="layers of the ResNet, 6n + 2")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", help="JSON file for the results")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a limit does not hold")
+    options = vars(parser.parse_args(argv))
+    output, check, names = options.pop("output"), options.pop("check"), options.pop("variants")
+    results = measure(names, **options)
+    print_results(results)
+    if output:
+        report.save(output, results)
+    return int(check and bool(report.failures(results["rows"])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

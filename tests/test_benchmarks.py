@@ -1,0 +1,206 @@
+"""The benchmarks end to end at a tiny size, and their arithmetic on times that are made up."""
+
+import json
+import pathlib
+import shutil
+import sys
+
+import keras
+import numpy as np
+import psutil
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import memory
+import report
+import step_cost
+from resnet import resnet
+
+import keras_sam
+from keras_sam import SAM
+
+PLAIN, RHO, ZERO = step_cost.PLAIN, "SAM(rho=0.05)", "SAM(rho=0)"
+TINY = ["--batch-size", "2", "--rounds", "2", "--steps", "3", "--depth", "8", "--image-size", "8"]
+
+
+class Clock:
+    """Seconds that pass only when a made-up run says so."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def runs(self, costs, seen):
+        def run(name, steps):
+            seen.append((name, steps))
+            self.now += sum(next(costs[name]) for _ in range(steps))
+            return 1.0
+
+        return {name: lambda steps, name=name: run(name, steps) for name in costs}
+
+
+def cycle(*costs):
+    while True:
+        yield from costs
+
+
+def test_blocks_are_timed_whole_after_a_warm_up():
+    """A rule that costs 4 on every fifth step and 1 else costs 1.6, which no single step of it takes."""
+    clock, seen = Clock(), []
+    costs = {PLAIN: cycle(1.0), "lazy": cycle(1.0, 1.0, 1.0, 1.0, 4.0), "slow start": cycle(*[9.0] * 10, *[2.0] * 30)}
+    times = step_cost.take_turns(clock.runs(costs, seen), steps=10, rounds=3, clocks={"made-up": clock})
+    assert times == {"made-up": {PLAIN: [1.0] * 3, "lazy": [1.6] * 3, "slow start": [2.0] * 3}}
+    assert seen[:3] == [(PLAIN, 10), ("lazy", 10), ("slow start", 10)]
+    rounds = [seen[i : i + 3] for i in (3, 6, 9)]
+    assert [sorted(r) for r in rounds] == [sorted(seen[:3])] * 3
+
+
+def test_the_order_changes_from_round_to_round_and_follows_the_seed():
+    def order(seed):
+        seen, clock = [], Clock()
+        runs = clock.runs({name: cycle(1.0) for name in "abcd"}, seen)
+        step_cost.take_turns(runs, steps=1, rounds=20, seed=seed, clocks={"made-up": clock})
+        return "".join(name for name, _ in seen)
+
+    assert order(0) == order(0) != order(1)
+    assert len({order(0)[i : i + 4] for i in range(4, 84, 4)}) > 10
+
+
+def test_a_diverged_model_is_not_timed():
+    with pytest.raises(FloatingPointError, match="loss of a is nan"):
+        step_cost.take_turns({"a": lambda steps: float("nan")}, steps=1, rounds=1)
+
+
+def test_a_ratio_is_the_median_over_rounds_of_the_ratio_in_a_round():
+    """The machine slows down by 10 in the third round, which moves a ratio of medians but not this one."""
+    wall = {PLAIN: [1.0, 2.0, 20.0, 1.0, 4.0], RHO: [1.5, 4.0, 44.0, 1.9, 8.4], ZERO: [1.0, 2.0, 22.0, 1.0, 4.4]}
+    cpu = {PLAIN: [1.0] * 5, RHO: [1.0, 2.0, 3.0, 4.0, 5.0], ZERO: [1.0] * 5}
+    rows = step_cost.summarize({"wall": wall, "cpu": cpu})
+    assert rows[PLAIN] == {
+        "seconds_per_step": 2.0,
+        "ratio": 1.0,
+        "quartiles": [1.0, 1.0],
+        "cpu_ratio": 1.0,
+        "limit": None,
+    }
+    assert rows[RHO] == {
+        "seconds_per_step": 4.0,
+        "ratio": 2.0,
+        "quartiles": pytest.approx([1.9, 2.1], rel=1e-12),
+        "cpu_ratio": 3.0,
+        "limit": 2.0,
+    }
+    assert rows[ZERO]["quartiles"] == pytest.approx([1.0, 1.1], rel=1e-12)
+    assert report.failures(rows) == []
+
+
+def test_the_gates():
+    rows = {"a": {"ratio": 2.01, "limit": 2.0}, "b": {"ratio": 2.0, "limit": 2.0}, "c": {"ratio": 9.0, "limit": None}}
+    assert report.failures(rows) == ["a"]
+    assert report.failures({"a": {"ratio": float("nan"), "limit": 2.0}}) == ["a"]
+    assert [report.verdict(r["ratio"], r["limit"]) for r in rows.values()] == [
+        ("≤ 2.00", "NO"),
+        ("≤ 2.00", "yes"),
+        ("", ""),
+    ]
+
+
+def test_memory_is_counted_in_units_of_the_weights():
+    peaks = {memory.IMPORTS: [7, 5, 6], PLAIN: [46, 99, 36], RHO: [66, 65, 40], ZERO: [46, 46, 47]}
+    peaks = {name: [mb * 10**6 for mb in values] for name, values in peaks.items()}
+    rows = memory.summarize(peaks, weight_bytes=10 * 10**6)
+    assert rows == {
+        PLAIN: {"peak_mb": 46, "spread_mb": 63, "weights": 4.0, "extra_mb": 0, "ratio": 0.0, "limit": None},
+        RHO: {"peak_mb": 65, "spread_mb": 26, "weights": 5.9, "extra_mb": 19, "ratio": 1.9, "limit": 2.2},
+        ZERO: {"peak_mb": 46, "spread_mb": 1, "weights": 4.0, "extra_mb": 0, "ratio": 0.0, "limit": 0.1},
+    }
+
+
+def test_the_peak_counts_what_was_freed_since():
+    before = memory.peak_bytes()
+    size = before - psutil.Process().memory_info().rss + 64 * 2**20
+    np.ones(size, "uint8")
+    assert 63 * 2**20 < memory.peak_bytes() - before < 66 * 2**20
+
+
+def test_resnet_20_is_the_cifar_resnet():
+    """0.27 million weights (He et al., 2016, table 6); the projections of the 2 shortcuts are 2,560 and 192 of BN."""
+    model = resnet()
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert len([c for c in convolutions if c.kernel_size == (3, 3)]) == 19
+    assert len([c for c in convolutions if c.kernel_size == (1, 1)]) == 2
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 272_474
+    assert model.output_shape == (None, 10)
+    with pytest.raises(ValueError, match="depth=18"):
+        resnet(18)
+
+
+def test_plain_keras_and_a_rule_are_what_is_compared():
+    model = step_cost.compiled(memory.dense_net((2, 3)), None)
+    assert not isinstance(model, keras_sam.SAMTrainer)
+    rules = [variant.rule for variant in step_cost.VARIANTS.values()]
+    assert rules[0] is None
+    assert all(isinstance(rule, SAM) for rule in rules[1:])
+    assert float(step_cost.constant(0.05)(10**6)) == np.float32(0.05)
+
+
+def test_the_runner_trains_by_the_steps_it_is_asked_for():
+    model = step_cost.compiled(memory.dense_net((2, 3)), SAM(rho=0.1))
+    run = step_cost.runner(model, (keras.ops.ones((4, 2)), keras.ops.zeros(4)))
+    assert np.isfinite(run(3))
+    assert int(model.optimizer.iterations) == 3
+
+
+def test_step_cost_runs(tmp_path, capsys):
+    path = tmp_path / "results.json"
+    assert step_cost.main(["--variants", RHO, "--output", str(path), *TINY]) == 0
+    results = json.loads(path.read_text())
+    assert results["versions"]["keras"] == keras.__version__
+    assert results["versions"]["keras_sam"] == keras_sam.__version__
+    assert results["backend"] == "tensorflow"
+    assert set(results) >= {"command", "commit", "date", "devices", "machine"}
+    config = {"batch_size": 2, "steps": 3, "rounds": 2, "depth": 8, "image_size": 8, "seed": 0}
+    assert results["config"].items() >= config.items()
+    assert results["rows"] == step_cost.summarize(results["times"])
+    assert all(len(times) == 2 for clock in results["times"].values() for times in clock.values())
+    assert list(results["rows"]) == [PLAIN, RHO]
+    printed = capsys.readouterr().out
+    assert f"{results['rows'][RHO]['ratio']:.3f}" in printed
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_memory_runs(tmp_path, capsys):
+    path = tmp_path / "results.json"
+    options = ["--widths", "32", "16", "--batch-size", "2", "--steps", "2", "--repeats", "1", "--output", str(path)]
+    assert memory.main(["--variants", PLAIN, *options]) == 0
+    results = json.loads(path.read_text())
+    assert results["config"]["weight_bytes"] == 4 * (32 * 16 + 16 + 16 * 10 + 10)
+    assert list(results["peaks"]) == [memory.IMPORTS, PLAIN]
+    assert results["peaks"][PLAIN][0] > results["peaks"][memory.IMPORTS][0] > 10**8
+    assert results["rows"] == memory.summarize(results["peaks"], results["config"]["weight_bytes"])
+    assert f"{results['rows'][PLAIN]['peak_mb']:.0f}" in capsys.readouterr().out
+
+
+def test_every_variant_trains_in_the_memory_benchmark():
+    for name in step_cost.VARIANTS:
+        assert memory.train(name, widths=[4, 3], batch_size=2, steps=1)["weight_bytes"] == 4 * (4 * 3 + 3 + 3 * 10 + 10)
+
+
+@pytest.mark.parametrize("script", [step_cost, memory])
+def test_check_decides_the_exit_code(script, monkeypatch):
+    rows = {PLAIN: {"ratio": 3.0, "limit": 2.0}}
+    monkeypatch.setattr(script, "measure", lambda *args, **kwargs: {"rows": rows})
+    monkeypatch.setattr(script, "print_results", lambda results: None)
+    assert script.main([]) == 0
+    assert script.main(["--check"]) == 1
+    rows[PLAIN]["ratio"] = 2.0
+    assert script.main(["--check"]) == 0
+
+
+def test_a_failed_child_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(RuntimeError, match=r"keras\.Model failed with exit code 1"):
+        memory.train_in_process(PLAIN, widths=[2, 3], batch_size=1, steps=1)
