@@ -1,8 +1,9 @@
 """Sharpness-Aware Minimization for Keras 3."""
 
 from keras_sam import backend, rules
-from keras_sam.model import SAMModel, SAMTrainer
+from keras_sam.model import SAMModel
 from keras_sam.rules import SAM, in_ascent
+from keras_sam.trainer import SAMTrainer
 
 __version__ = "0.1.0"
 

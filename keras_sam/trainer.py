@@ -1,0 +1,119 @@
+"""SAMTrainer: the compile option `sam`, for any Keras model class."""
+
+import contextlib
+import types
+
+import keras
+
+from keras_sam import backend, rules
+
+
+class SAMTrainer:
+    """Mixin that gives a Keras model class the compile option `sam`.
+
+    ```
+    loss, gradient = value_and_grad(w)            # at w
+    gradient = value_and_grad(w + epsilon)        # where the rule looks
+    w = optimizer.apply(gradient)                 # at w again
+    ```
+
+    Put it before the model class, whose `compute_loss`, `compute_metrics`, `call` and `compile` go on working.
+    `fit` then logs `sharpness` beside the loss: the mean of L(w + ε̂) − L(w) over the steps that computed it.
+
+    Raises:
+        ValueError: In `compile`, if `sam` is no rule, if there is no optimizer, nothing to train, no train step for
+            Keras's backend, or if the class has a `train_step` of its own.
+
+    Example:
+
+    >>> class SAMClassifier(keras_sam.SAMTrainer, MyClassifier):
+    ...     pass
+    >>> SAMClassifier().compile("adamw", "mse", sam=keras_sam.SAM(rho=0.05))
+
+    Reference: [Foret et al., 2021](https://arxiv.org/abs/2010.01412), Algorithm 1.
+    """
+
+    sam = None
+    # A namespace, since Keras saves every metric that is an attribute, and plain models have none to load it into.
+    _sharpness = types.SimpleNamespace(metric=None, hidden=False)
+
+    def compile(self, *args, sam="sam", **kwargs):
+        """Configures the model for training, as `keras.Model.compile` does, with one option more.
+
+        Args:
+            *args: As in `keras.Model.compile`.
+            sam: A rule such as `keras_sam.SAM(rho=0.05)`, its name, its config, or `None` for plain Keras: the same
+                numbers and logs as `keras.Model`. Defaults to `"sam"`.
+            **kwargs: As in `keras.Model.compile`.
+
+        Raises:
+            ValueError: If `sam` is none of these, or if the model cannot be trained with it.
+
+        Example:
+
+        >>> model.compile("sgd", "mse", sam=keras_sam.SAM(rho=0.1))
+        """
+        rule = rules.get(sam)
+        super().compile(*args, **kwargs)
+        # A constant radius of 0 asks for no second pass ever: that is Keras's own step, to the bit.
+        active = rule is not None and rule.rho != 0
+        self.sam = rule
+        if active:
+            self._check_trainable()
+        metric = keras.metrics.Mean(name="sharpness") if active else None
+        self._sharpness = types.SimpleNamespace(metric=metric, hidden=False)
+
+    def train_step(self, *args):
+        if self._sharpness.metric is None:
+            return super().train_step(*args)
+        return backend.train_step(self, self._sharpness.metric, *args)
+
+    def test_step(self, *args):
+        with self._without_sharpness():
+            return super().test_step(*args)
+
+    def evaluate(self, *args, **kwargs):
+        with self._without_sharpness():
+            return super().evaluate(*args, **kwargs)
+
+    @property
+    def metrics(self):
+        metric = self._sharpness.metric
+        return super().metrics + ([] if metric is None else [metric])
+
+    def get_metrics_result(self):
+        logs = super().get_metrics_result()
+        if self._sharpness.hidden:
+            logs.pop("sharpness", None)
+        return logs
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        return {**config, "sam": keras.saving.serialize_keras_object(self.sam)} if config else config
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        # Keras loads the optimizer's variables next, and drops them all unless each exists already.
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    @contextlib.contextmanager
+    def _without_sharpness(self):
+        before, self._sharpness.hidden = self._sharpness.hidden, True
+        try:
+            yield
+        finally:
+            self._sharpness.hidden = before
+
+    def _check_trainable(self):
+        if self.optimizer is None:
+            raise ValueError(
+                f"Received `sam={self.sam!r}` without an optimizer for `{self.name}`: SAM chooses the gradient, an "
+                "optimizer applies it. Pass `optimizer=…`, or `sam=None` for a model that only predicts."
+            )
+        backend.check_model(self)
+        if super().train_step.__func__ is not keras.Model.train_step:
+            raise ValueError(
+                f"{type(self).__name__} inherits a `train_step` that SAM's replaces, so that it would never be called. "
+                "Move its loss to `compute_loss` and its metrics to `compute_metrics`, or pass `sam=None`."
+            )
