@@ -18,7 +18,7 @@ from keras_sam.experiments.statistics import mean_and_interval
 
 def test_the_splits_are_the_whole_data_set_once():
     splits = digits.load()
-    assert [split.x.shape for split in splits] == [(800, 8, 8, 1), (200, 8, 8, 1), (797, 8, 8, 1)]
+    assert [split.x.shape for split in splits] == [(768, 8, 8, 1), (232, 8, 8, 1), (797, 8, 8, 1)]
     images = np.concatenate([split.x for split in splits]).reshape(1797, 64)
     original = digits.load_digits().data.astype("float32") / 16
     np.testing.assert_array_equal(np.unique(images, axis=0), np.unique(original, axis=0))
@@ -30,7 +30,7 @@ def test_noise_touches_training_labels_alone():
         np.testing.assert_array_equal(before.x, after.x)
     np.testing.assert_array_equal(clean[1].y, noisy[1].y)
     np.testing.assert_array_equal(clean[2].y, noisy[2].y)
-    # 480 of 800 are drawn anew, and one in ten of those keeps its label.
+    # 461 of 768 are drawn anew, and one in ten of those keeps its label.
     assert 0.48 < (clean[0].y != noisy[0].y).mean() < 0.6
 
 

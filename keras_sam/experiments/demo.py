@@ -1,7 +1,7 @@
 """Section 3.3 of the paper in three minutes: SGD memorises wrong labels, SAM much less.
 
-Command: `keras-sam demo`. Of the 1,000 training digits 200 are held out with clean labels, to choose ρ and to stop
-early by; 60 % of the labels of the other 800 are drawn anew. SGD gets the epochs of SAM and twice as many, which costs
+Command: `keras-sam demo`. Of the 1,000 training digits 232 are held out with clean labels, to choose ρ and to stop
+early by; 60 % of the labels of the other 768 are drawn anew. SGD gets the epochs of SAM and twice as many, which costs
 what SAM costs.
 """
 
@@ -71,6 +71,8 @@ def train(rho, epochs, noise, seed, on_epoch=lambda: None):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         sam=None if rho is None else keras_sam.SAM(rho),
+        # XLA's convolutions of so few channels are twice as fast on a CPU.
+        jit_compile=True,
     )
     record = Record(train, validation, test, every=max(1, epochs // MEASUREMENTS), on_epoch=on_epoch)
     fitted = model.fit(train.x, train.y, BATCH_SIZE, epochs, verbose=0, callbacks=[record]).history

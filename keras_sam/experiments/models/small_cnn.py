@@ -12,14 +12,14 @@ def small_cnn(cls, input_shape, num_classes, weight_decay=0.0, width=16):
         input_shape: Shape of one image, `(height, width, channels)`.
         num_classes: Int, the number of logits.
         weight_decay: Float, `½ weight_decay Σ w²` is added to the loss for kernels. Defaults to `0.0`.
-        width: Int, the filters of the first two convolutions; the third has twice as many. Defaults to `16`.
+        width: Int, the filters of each convolution. Defaults to `16`.
 
     Returns:
         A model of class `cls`, not compiled.
     """
     options = {"kernel_regularizer": keras.regularizers.L2(weight_decay / 2) if weight_decay else None}
     x = inputs = keras.Input(input_shape)
-    for filters in (width, width, 2 * width):
-        x = layers.Conv2D(filters, 3, padding="same", use_bias=False, **options)(x)
+    for _ in range(3):
+        x = layers.Conv2D(width, 3, padding="same", use_bias=False, **options)(x)
         x = layers.ReLU()(layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x))
     return cls(inputs, layers.Dense(num_classes, **options)(layers.GlobalAveragePooling2D()(x)))
