@@ -21,7 +21,9 @@ def value_and_grad(function, has_aux=False):
 
     Example:
 
-    >>> keras_sam.backend.value_and_grad(lambda w: keras.ops.sum(w[0] ** 2))([keras.ops.ones(2)])
+    >>> value, gradient = keras_sam.backend.value_and_grad(lambda w: keras.ops.sum(w[0] ** 2))([keras.ops.ones(2)])
+    >>> np.array(gradient[0])
+    array([2., 2.], dtype=float32)
     """
 
     def evaluate(weights):
@@ -78,10 +80,12 @@ def train_step(model, sharpness, data):
 def _build(model, x):
     """Create the variables of a model that has not been called yet: none can be made inside a functional pass."""
     if not keras_private.is_built(model):
-        model(
-            keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, keras.backend.standardize_dtype(t.dtype)), x)
-        )
+        model(keras.tree.map_structure(_symbolic, x))
     check_has_weights(model)
+
+
+def _symbolic(tensor):
+    return None if tensor is None else keras.KerasTensor(tensor.shape, keras.backend.standardize_dtype(tensor.dtype))
 
 
 def _forward(model, weights, x, y, sample_weight):
