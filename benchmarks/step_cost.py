@@ -6,11 +6,12 @@ python benchmarks/step_cost.py --output step_cost.json
 
 ResNet-20 on one constant CIFAR-shaped batch of 64, SGD with momentum, through the train function that `fit` uses, so
 that no input pipeline is measured. All variants live in one process and take turns in blocks of steps, in a new random
-order each round; a ratio is the median over rounds of block time over plain Keras's block time in the same round, which
-cancels what the machine does besides. A block is timed as a whole, since a rule may work harder every k-th step only:
-keep `--steps` a multiple of k. `cpu` is the same ratio in processor seconds, which other processes disturb less.
+order each round; a ratio is the median over rounds of a variant's time per step over plain Keras's in the same round,
+which cancels what the machine does besides. A block is timed as a whole, since a rule may work harder every k-th step
+only: keep `--steps` a multiple of k. `cpu` is the same ratio in processor seconds, which other processes disturb less.
 
-Cost: about 4 minutes on 2 CPU cores. Expect SAM at 1.9 to 2.0 times the plain step, and a constant ρ of 0 at 1.00.
+Cost: about 5 minutes on 2 idle CPU cores. Expect SAM at 2.0 times the plain step and a constant ρ of 0 at 1.00: SAM is
+two gradients and one update, and its norm takes as long as the update that it saves.
 """
 
 import argparse
@@ -76,7 +77,7 @@ def batch_of(batch_size, image_size, num_classes=10, seed=0):
 
 
 def runner(model, batch):
-    """A function that runs a number of training steps on `batch`, waits for the last and returns its loss."""
+    """A function that runs a number of training steps on `batch` and waits for the last."""
     if keras.backend.backend() != "tensorflow":
         # The train functions of other backends take their state with them, which `train_on_batch` carries.
         def one_step():
@@ -91,7 +92,9 @@ def runner(model, batch):
     def run(steps):
         for _ in range(steps):
             logs = one_step()
-        return float(keras.ops.convert_to_numpy(logs["loss"]))
+        loss = float(keras.ops.convert_to_numpy(logs["loss"]))
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"The loss is {loss}: a diverged model is not the training that is timed.")
 
     return run
 
@@ -101,29 +104,38 @@ def take_turns(runs, steps, rounds, seed=0, clocks=None):
 
     Args:
         runs: Dict from a name to a function that runs a number of steps.
-        steps: Integer, the steps of a block.
-        rounds: Integer, the blocks of each variant that count; one more warms up before.
+        steps: Integer, the steps of a block of the slowest variant; the blocks of others are multiples of it.
+        rounds: Integer, the blocks of each variant that count; one more warms up and one more is for planning.
         seed: Integer, of the order in each round. Defaults to `0`.
         clocks: Optional dict from a name to a function that reads seconds. Defaults to wall and processor time.
 
     Returns:
-        Dict from a clock's name to a dict from a variant's name to a list of seconds per step, one a round.
+        Dict from a clock's name to a dict from a variant's name to a list of seconds per step, one a round; and a dict
+        from a variant's name to the steps of its blocks.
     """
     clocks = clocks or {"wall": time.perf_counter, "cpu": time.process_time}
-    times = {clock: {name: [] for name in runs} for clock in clocks}
-    order, shuffle = list(runs), random.Random(seed).shuffle
     for run in runs.values():
         run(steps)
+    planned = {name: _timed(run, steps, clocks) for name, run in runs.items()}
+    wall = {name: next(iter(seconds.values())) for name, seconds in planned.items()}
+    # Blocks of one length: the median of short blocks misses the bursts of other work that hit every long block.
+    blocks = {name: steps * round(max(wall.values()) / seconds) for name, seconds in wall.items()}
+
+    times = {clock: {name: [] for name in runs} for clock in clocks}
+    order, shuffle = list(runs), random.Random(seed).shuffle
     for _ in range(rounds):
         shuffle(order)
         for name in order:
-            started = {clock: read() for clock, read in clocks.items()}
-            loss = runs[name](steps)
-            for clock, read in clocks.items():
-                times[clock][name].append((read() - started[clock]) / steps)
-            if not np.isfinite(loss):
-                raise FloatingPointError(f"The loss of {name} is {loss}: a diverged model times nothing of interest.")
-    return times
+            for clock, seconds in _timed(runs[name], blocks[name], clocks).items():
+                times[clock][name].append(seconds)
+    return times, blocks
+
+
+def _timed(run, steps, clocks):
+    """Seconds per step by each clock."""
+    started = {clock: read() for clock, read in clocks.items()}
+    run(steps)
+    return {clock: (read() - started[clock]) / steps for clock, read in clocks.items()}
 
 
 def summarize(times, variants=VARIANTS):
@@ -145,7 +157,7 @@ def _ratios(times, plain):
     return [t / p for t, p in zip(times, plain)]
 
 
-def measure(names, batch_size=64, steps=10, rounds=20, depth=20, image_size=32, seed=0):
+def measure(names, batch_size=64, steps=5, rounds=20, depth=20, image_size=32, seed=0):
     """Time the variants of these names; returns what is written as JSON, the environment aside."""
     names = [PLAIN, *(name for name in names if name != PLAIN)]
     batch, runs = batch_of(batch_size, image_size), {}
@@ -153,10 +165,11 @@ def measure(names, batch_size=64, steps=10, rounds=20, depth=20, image_size=32, 
         keras.utils.set_random_seed(seed)
         model = resnet(depth, image_size=image_size)
         runs[name] = runner(compiled(model, VARIANTS[name].rule), batch)
-    times = take_turns(runs, steps, rounds, seed)
+    times, blocks = take_turns(runs, steps, rounds, seed)
     config = {"batch_size": batch_size, "steps": steps, "rounds": rounds, "depth": depth, "image_size": image_size}
     return {
         "config": {**config, "seed": seed, "parameters": model.count_params()},
+        "blocks": blocks,
         "rows": summarize(times),
         "times": times,
     }
@@ -187,7 +200,7 @@ def main(argv=None):
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="default: all")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=20, help="blocks of each variant")
-    parser.add_argument("--steps", type=int, default=10, help="steps of a block")
+    parser.add_argument("--steps", type=int, default=5, help="steps of a block of the slowest variant")
     parser.add_argument("--depth", type=int, default=20, help="layers of the ResNet, 6n + 2")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
