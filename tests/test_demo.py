@@ -72,13 +72,35 @@ def test_rho_and_the_epoch_are_chosen_by_validation_and_sgds_budget_in_its_favou
     assert summary["sam"] == "SAM, rho=0.2"  # 0.8 on validation, although the other is better on test data
     assert summary["test_accuracy_at_best_validation"]["SGD"] == [0.6]
     assert "0.2 (chosen" in [name for name, _ in demo._rows(summary)][-1]
-    assert demo._reading(summary).startswith("SAM is 20.0 points above the better of SGD's last epochs, and 10.0 above")
 
 
-def test_a_loss_is_reported_as_one():
-    runs = {"SGD": [history([0.7], [0.6])], "SAM, rho=0.2": [history([0.5], [0.5])]}
-    assert (
-        demo._reading(demo.summarize(runs)) == "SAM did not win here: the best of SGD's rows is 10.0 points above it."
+@pytest.mark.parametrize(
+    ("sam", "expected"),
+    [
+        # Paired by seed the leads are 0.3, 0.3, 0.3 and 0.1, 0.2, 0.3: t(0.975, 2) * 0.1 / √3 = 0.248.
+        ([0.8, 0.9, 1.0], ["above the better of SGD's last epochs (SGD): by 30.0 ± 0.0 points."]),
+        (
+            [0.6, 0.8, 1.0],
+            ["above the better of SGD's last epochs (SGD): by 20.0 ± 24.8 points, which 3 seeds do not settle."],
+        ),
+        ([0.4, 0.5, 0.6], ["not above the better of SGD's last epochs (SGD): by -10.0 ± 0.0 points."]),
+    ],
+)
+def test_the_reading_is_honest_about_doubt_and_defeat(sam, expected):
+    runs = {
+        "SGD": [history([0.7], [value]) for value in (0.5, 0.6, 0.7)],
+        "SAM, rho=0.2": [history([0.5], [value]) for value in sam],
+    }
+    lines = demo._reading(demo.summarize(runs)).splitlines()
+    assert lines[0] == f"SAM is {expected[0]}"
+    assert lines[1].startswith("SAM is ")
+    assert "SGD stopped early" in lines[1]
+
+
+def test_one_seed_settles_nothing():
+    runs = {"SGD": [history([0.7], [0.5])], "SAM, rho=0.2": [history([0.5], [0.9])]}
+    assert demo._reading(demo.summarize(runs)).splitlines()[1] == (
+        "SAM is above SGD stopped early: by 40.0 points, which 1 seed does not settle."
     )
 
 
@@ -115,9 +137,13 @@ def test_the_command_writes_its_picture_and_its_numbers(tmp_path):
 
 
 def test_runs_of_a_seed_begin_alike_and_repeat_to_the_bit():
+    """SAM of a vanishing radius is SGD, if it has SGD's weights, noise and order of data."""
     first, second = (demo.train(None, 1, 0.6, seed=0) for _ in range(2))
     assert first == second
-    assert demo.train(0.2, 1, 0.6, seed=0)["gradients"] == [2]
+    near = demo.train(1e-7, 1, 0.6, seed=0)
+    assert near["train_loss"] == pytest.approx(first["train_loss"], rel=1e-4)
+    assert near["gradients"] == [2]
+    assert demo.train(1e-7, 1, 0.6, seed=1)["train_loss"] != pytest.approx(first["train_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +188,13 @@ def test_the_command_is_recorded_as_one_types_it(monkeypatch):
     assert results.provenance()["command"] == "python benchmarks/memory.py --steps 4 'a b'"
 
 
-def test_a_missing_extra_is_named(monkeypatch):
+@pytest.mark.parametrize(("missing", "named"), [("sklearn.datasets", "scikit-learn"), ("typer", "typer")])
+def test_a_missing_extra_is_named_and_an_error_of_ours_is_not_taken_for_one(monkeypatch, missing, named):
+    for module in [name for name in sys.modules if name.startswith("keras_sam.experiments.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(SystemExit, match=rf"`{named}` is missing.*keras-sam\[tensorflow,experiments\]"):
+        main.main()
     monkeypatch.setitem(sys.modules, "keras_sam.experiments.commands", None)
-    with pytest.raises(SystemExit, match=r"keras_sam.experiments.commands` is missing.*keras-sam\[tensorflow,exp"):
+    with pytest.raises(ModuleNotFoundError):
         main.main()

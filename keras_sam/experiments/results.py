@@ -33,7 +33,7 @@ def provenance():
         "backend": backend,
         "devices": keras.distribution.list_devices(),
         "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
-        "commit": _commit(),
+        "commit": COMMIT,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -91,3 +91,7 @@ def _commit():
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+# Of the code that runs, whatever is committed while it does.
+COMMIT = _commit()
