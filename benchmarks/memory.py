@@ -13,7 +13,7 @@ glibc keeps freed blocks of up to 32 MB, in an order that depends on the threads
 all processes run with MALLOC_MMAP_THRESHOLD_=65536, which returns such blocks at once: without it plain Keras peaks 0.5
 weights higher and SAM 0.4, so that the comparison gets stricter by it. MALLOC_ARENA_MAX changes nothing.
 
-Cost: about 4 minutes on 2 CPU cores and 2 GB of memory. Expect 1.5 times the weights for SAM with p = 2, with ρ a
+Cost: about 4 minutes on 2 CPU cores and 2 GB of memory. Expect 1.4 times the weights for SAM with p = 2, with ρ a
 number or a schedule, 0.9 with p = inf, and 0 for a constant ρ of 0.
 """
 
