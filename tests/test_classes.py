@@ -32,7 +32,7 @@ def functional(cls):
     return cls(inputs, layers.Dense(2)(layers.Dense(4, "tanh")(inputs)))
 
 
-def trains_as_the_oracle(model, plain):
+def assert_trains_as_the_oracle(model, plain):
     """One step of both from the same weights."""
     plain.set_weights(model.get_weights())
     plain.compile(keras.optimizers.SGD(0.1), "mse")
@@ -55,8 +55,8 @@ def test_functional_use_and_subclassing_do_not_get_in_each_others_way():
             super().__init__(inputs, outputs)
 
     assert Before()(X).shape == (16, 2)
-    trains_as_the_oracle(functional(keras_sam.SAMModel), functional(keras.Model))
-    trains_as_the_oracle(functional(AsFunctional), functional(keras.Model))
+    assert_trains_as_the_oracle(functional(keras_sam.SAMModel), functional(keras.Model))
+    assert_trains_as_the_oracle(functional(AsFunctional), functional(keras.Model))
 
     class After(Net, keras_sam.SAMModel):
         pass
@@ -64,7 +64,7 @@ def test_functional_use_and_subclassing_do_not_get_in_each_others_way():
     for cls in (Before, After):
         model = cls()
         model(X)
-        trains_as_the_oracle(model, functional(keras.Model))
+        assert_trains_as_the_oracle(model, functional(keras.Model))
     assert keras_sam.SAMModel.__bases__ == bases
     assert isinstance(functional(AsFunctional), FunctionalSAMModel)
     assert functional(AsFunctional).layers[0].name.startswith("input")
@@ -99,7 +99,7 @@ def test_the_mixin_on_a_functional_class():
     class Mixed(keras_sam.SAMTrainer, keras.Model):
         pass
 
-    trains_as_the_oracle(functional(Mixed), functional(keras.Model))
+    assert_trains_as_the_oracle(functional(Mixed), functional(keras.Model))
 
 
 def test_a_compute_metrics_of_the_users_own_keeps_its_logs_beside_the_sharpness():
@@ -127,7 +127,7 @@ def test_from_model_shares_the_weights(build):
     model = keras_sam.SAMModel.from_model(original)
     assert model.name == original.name
     assert [id(v) for v in model.variables] == [id(v) for v in original.variables]
-    trains_as_the_oracle(model, functional(keras.Model))
+    assert_trains_as_the_oracle(model, functional(keras.Model))
     np.testing.assert_array_equal(model.predict(X, verbose=0), original.predict(X, verbose=0))
 
 
