@@ -2,9 +2,9 @@
 
 from keras_sam import backend, rules
 from keras_sam.model import SAMModel
-from keras_sam.rules import SAM, in_ascent
+from keras_sam.rules import SAM, RandomPerturbation, in_ascent
 from keras_sam.trainer import SAMTrainer
 
 __version__ = "0.1.0"
 
-__all__ = ["SAM", "SAMModel", "SAMTrainer", "backend", "in_ascent", "rules"]
+__all__ = ["SAM", "RandomPerturbation", "SAMModel", "SAMTrainer", "backend", "in_ascent", "rules"]

@@ -3,6 +3,7 @@
 `tests/test_keras_private.py` fails with the name when a release of Keras renames one.
 """
 
+import keras
 from keras.src.losses.loss import unscale_loss_for_distribution
 from keras.src.models.functional import Functional
 from keras.src.models.model import functional_init_arguments
@@ -16,6 +17,7 @@ __all__ = [
     "has_collectives",
     "is_built",
     "rematerialized",
+    "torch_wrappers",
     "total_loss",
     "track_loss",
     "unscale_loss_for_distribution",
@@ -61,3 +63,8 @@ def has_collectives(model):
 def rematerialized(model):
     """The layers whose forward pass runs a second time during the backward pass."""
     return [layer for layer in model._flatten_layers() if layer._remat_mode is not None]
+
+
+def torch_wrappers(model):
+    """The layers of torch modules, which keep parameters of their own beside Keras's variables."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.TorchModuleWrapper)]

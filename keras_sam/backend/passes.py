@@ -1,9 +1,21 @@
 """The evaluations of the loss that one training step makes: functional, all from the same state."""
 
+import contextlib
+from typing import Any, NamedTuple
+
 import keras
 from keras import ops
 
 from keras_sam.backend import keras_private
+from keras_sam.rules.step import in_ascent
+
+
+class Batch(NamedTuple):
+    """What `fit` passes to a train step; each a tensor or a structure of tensors, the last two or `None`."""
+
+    x: Any
+    y: Any = None
+    sample_weight: Any = None
 
 
 class Scope(keras.StatelessScope):
@@ -22,77 +34,107 @@ class Scope(keras.StatelessScope):
         super().add_update(update)
 
 
-def check_has_weights(model):
-    if not model.trainable_variables:
-        raise ValueError(
-            f"`{model.name}` has no trainable weights that a rule could perturb, but was compiled with "
-            f"`sam={model.sam!r}`. Unfreeze a layer (`layer.trainable = True`), or pass `sam=None`."
-        )
-
-
-def forward(model, weights, x, y, sample_weight, on_update=None):
-    """The training loss with `weights` in place of the model's, which no variable notices.
+class Forward:
+    """The training loss of a model as a function of the weights, which no variable notices.
 
     Args:
         model: A compiled `SAMTrainer` model.
-        weights: List of tensors, one for each of `model.trainable_variables`.
-        x: Inputs, as `fit` passes them to `train_step`; `y` and `sample_weight` likewise.
-        on_update: Optional function called with each variable that the forward pass updates.
-
-    Returns:
-        The loss, scaled as the optimizer asks; then the loss itself, the predictions, and the updates that the
-        forward pass would have made, as pairs of a variable and its value.
+        state: Pairs of a variable and the value to read in its place, the trainable variables aside.
+        scale: What losses are multiplied by before they are differentiated, or `None`.
+        guard: Optional context manager around each evaluation, made from the model. Its value is called with each
+            variable that the evaluation updates.
     """
-    variables = model.trainable_variables
-    with Scope(zip(variables, weights), on_update) as scope:
-        y_pred = keras_private.call_for_training(model, x)
-        loss = keras_private.total_loss(model, x, y, y_pred, sample_weight)
-    updates = list(scope.updates.values())
-    for variable, _ in updates:
-        if any(variable is v for v in variables):
-            raise ValueError(
-                f"A layer assigns the trainable variable `{variable.path}` while it is called, as "
-                "`keras.layers.SpectralNormalization` does. SAM differentiates the loss at weights that it chooses, "
-                "which such a layer replaces. Take the layer out, or train with `sam=None`."
-            )
-    return model.optimizer.scale_loss(loss), (loss, y_pred, updates)
+
+    def __init__(self, model, state=(), scale=None, guard=None):
+        self.model = model
+        self.state = list(state)
+        self.scale = scale
+        self.guard = guard
+        self.updated = []
+
+    def __call__(self, weights, batch, carried=()):
+        """Evaluates the loss.
+
+        Args:
+            weights: List of tensors, one for each of `model.trainable_variables`.
+            batch: `Batch`.
+            carried: Further pairs of a variable and the value to read in its place.
+
+        Returns:
+            The scaled loss; then the loss itself, the predictions, and the values that the forward pass would have
+            assigned to the variables that `updated` lists from then on.
+        """
+        variables = self.model.trainable_variables
+        mapping = [*self.state, *carried, *zip(variables, weights)]
+        guard = self.guard(self.model) if self.guard else contextlib.nullcontext()
+        with guard as on_update, Scope(mapping, on_update) as scope:
+            y_pred = keras_private.call_for_training(self.model, batch.x)
+            loss = keras_private.total_loss(self.model, batch.x, batch.y, y_pred, batch.sample_weight)
+        self.updated = [variable for variable, _ in scope.updates.values()]
+        _check_no_weight_is_assigned(self.updated, variables)
+        scaled = loss if self.scale is None else loss * ops.cast(self.scale, loss.dtype)
+        return scaled, (loss, y_pred, [value for _, value in scope.updates.values()])
 
 
 class Passes:
-    """The `value_and_grad` that a training step gives to its rule.
+    """The `value_and_grad` that a training step gives to its rule, for one (micro-)batch.
 
     The state that counts is the first evaluation's: later ones start from the same variables and their updates
     are dropped. Where the rule needs no second pass, later evaluations cost nothing and give the first one's result.
 
     Args:
-        evaluate: Function from a list of weights to the scaled loss, its auxiliary values and its gradients.
+        evaluate: Function from a list of weights and a `Batch` to `(scaled loss, (loss, y_pred, values)), gradients`.
+        batch: `Batch`, of the evaluations whose gradient is applied.
+        ascent_batch: `Batch`, of those that choose ε̂.
         scale: What the optimizer multiplies losses by, or `None`.
         second_pass: `True`, or a boolean tensor: whether evaluations beyond the first are needed.
+        all_reduce: Optional function that averages the gradients that choose ε̂ over replicas.
     """
 
-    def __init__(self, evaluate, scale=None, second_pass=True):
+    def __init__(self, evaluate, batch, ascent_batch, scale=None, second_pass=True, all_reduce=None):
         self.evaluate = evaluate
+        self.batch = batch
+        self.ascent_batch = ascent_batch
         self.scale = scale
         self.second_pass = second_pass
-        self.losses = []
+        self.all_reduce = all_reduce
+        self.loss = self.perturbed_loss = self.gradient = None
 
     def __call__(self, weights):
-        if not self.losses:
-            loss, self.gradient, (self.y_pred, self.updates) = self._unscaled(weights)
-            self.losses.append(loss)
-            return loss, self.gradient
+        if self.loss is None:
+            self.loss, self.gradient, (self.y_pred, self.values) = self._unscaled(weights)
+            return self.loss, self.gradient
         loss, gradient = self._again(weights)
-        self.losses.append(loss)
+        if not in_ascent():
+            self.perturbed_loss = loss
         return loss, gradient
 
     def sharpness(self):
-        """L(w + ε̂) − L(w), or `None` if there was one evaluation only."""
-        return self.losses[-1] - self.losses[0] if len(self.losses) > 1 else None
+        """L(w + ε̂) − L(w)."""
+        return self.perturbed_loss - self.loss
+
+    def for_optimizer(self, gradient, variables):
+        """The rule's gradient, in the units that the optimizer expects."""
+        # What the optimizer assigns instead of descending along belongs to the state, which is the first pass's.
+        gradient = [
+            first if getattr(v, "overwrite_with_gradient", False) else g
+            for g, first, v in zip(gradient, self.gradient, variables)
+        ]
+        if self.scale is None:
+            return gradient
+        # An infinite gradient of the first pass can leave a finite second one (p = inf), and still has to skip the
+        # step.
+        finite = [ops.all(ops.isfinite(g)) for g in self.gradient if g is not None]
+        scale = ops.where(ops.all(ops.stack(finite)), self.scale, float("nan"))
+        return [g if g is None else g * ops.cast(scale, g.dtype) for g in gradient]
 
     def _unscaled(self, weights):
-        (_, (loss, *state)), gradient = self.evaluate(weights)
+        batch = self.ascent_batch if in_ascent() else self.batch
+        (_, (loss, *state)), gradient = self.evaluate(weights, batch)
         if self.scale is not None:
             gradient = [g if g is None else g / ops.cast(self.scale, g.dtype) for g in gradient]
+        if self.all_reduce is not None and in_ascent():
+            gradient = self.all_reduce(gradient)
         return loss, gradient, state
 
     def _again(self, weights):
@@ -109,13 +151,48 @@ class Passes:
             _check_same_gradients(self.gradient, gradient)
             return loss, [gradient[i] for i in present]
 
-        loss, tensors = ops.cond(
-            self.second_pass, needed, lambda: (self.losses[0], [self.gradient[i] for i in present])
-        )
+        loss, tensors = ops.cond(self.second_pass, needed, lambda: (self.loss, [self.gradient[i] for i in present]))
         gradient = [None] * len(self.gradient)
         for i, tensor in zip(present, tensors):
             gradient[i] = tensor
         return loss, gradient
+
+
+def loss_scale(optimizer):
+    """What the optimizer multiplies a loss by, or `None` if it leaves losses alone."""
+    one = 1.0
+    scale = optimizer.scale_loss(one)
+    return None if scale is one else ops.stop_gradient(ops.convert_to_tensor(scale, "float32"))
+
+
+def check_weights(model):
+    """Raise a `ValueError` if the model has nothing that its rule could perturb."""
+    if not model.trainable_variables:
+        raise ValueError(
+            f"`{model.name}` has no trainable weights that a rule could perturb, but was compiled with "
+            f"`sam={model.sam!r}`. Unfreeze a layer (`layer.trainable = True`), or pass `sam=None`."
+        )
+    model.sam.check_variables(model.trainable_variables, model.name)
+
+
+def check_not_rematerialized(model):
+    """Raise a `ValueError` for layers that recompute their forward pass, after SAM has put other weights in place."""
+    for layer in keras_private.rematerialized(model):
+        raise ValueError(
+            f"The layer `{layer.name}` was made under `keras.RematScope`, which on the {keras.backend.backend()} "
+            "backend hides its weights from the gradient at the weights that SAM chooses. Make it outside, or train "
+            "with `sam=None`."
+        )
+
+
+def _check_no_weight_is_assigned(updated, variables):
+    for variable in updated:
+        if any(variable is v for v in variables):
+            raise ValueError(
+                f"A layer assigns the trainable variable `{variable.path}` while it is called, as "
+                "`keras.layers.SpectralNormalization` does. SAM differentiates the loss at weights that it chooses, "
+                "which such a layer replaces. Take the layer out, or train with `sam=None`."
+            )
 
 
 def _check_same_gradients(first, second):

@@ -1,11 +1,20 @@
 """The TensorFlow backend: gradients by `tf.GradientTape`, one train step a replica."""
 
+import contextlib
+
 import keras
 import tensorflow as tf
-from keras import ops
 
 from keras_sam.backend import keras_private
-from keras_sam.backend.passes import MISSED_WEIGHTS, Passes, check_has_weights, forward
+from keras_sam.backend.passes import (
+    MISSED_WEIGHTS,
+    Batch,
+    Forward,
+    check_not_rematerialized,
+    check_weights,
+    loss_scale,
+)
+from keras_sam.backend.step import sam_gradient, track
 
 
 def value_and_grad(function, has_aux=False):
@@ -38,15 +47,21 @@ def value_and_grad(function, has_aux=False):
     return evaluate
 
 
+def loop(count, body, carry):
+    """`carry = body(i, carry)` for i in 0 … count − 1, one after the other."""
+    # Without an order TensorFlow begins later iterations early, and keeps the activations of all of them.
+    with tf.control_dependencies(tf.nest.flatten(carry)):
+        count = tf.identity(count)
+    return tf.while_loop(
+        lambda i, _: i < count, lambda i, carry: (i + 1, body(i, carry)), (0, carry), parallel_iterations=1
+    )[1]
+
+
 def check_model(model):
     """Raise a `ValueError` for a model that SAM would train wrongly on this backend."""
     if model.built:
-        check_has_weights(model)
-    for layer in keras_private.rematerialized(model):
-        raise ValueError(
-            f"The layer `{layer.name}` was made under `keras.RematScope`, which on the TensorFlow backend hides its "
-            "weights from the gradient at the weights that SAM chooses. Make it outside, or train with `sam=None`."
-        )
+        check_weights(model)
+    check_not_rematerialized(model)
 
 
 def train_step(model, sharpness, data):
@@ -60,36 +75,47 @@ def train_step(model, sharpness, data):
     Returns:
         The logs, a dict.
     """
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    _build(model, x)
+    batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
+    _build(model, batch.x)
     rule, optimizer, variables = model.sam, model.optimizer, model.trainable_variables
-    step = rule.step(optimizer.iterations, variables)
-    second_pass = rule.needs_second_pass(step)
-    passes = Passes(
-        value_and_grad(lambda weights: _forward(model, weights, x, y, sample_weight), has_aux=True),
-        scale=_loss_scale(optimizer),
-        second_pass=True if _skipping_would_deadlock(model) else second_pass,
+    forward = Forward(model, scale=loss_scale(optimizer), guard=_guard)
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    step = rule.step(optimizer.iterations, variables)._replace(share=replica * _SHARES)
+    result = sam_gradient(
+        model,
+        forward,
+        [tf.convert_to_tensor(v.value) for v in variables],
+        batch,
+        step,
+        value_and_grad,
+        loop,
+        may_skip=not _skipping_would_deadlock(model),
+        all_reduce=_all_reduce if rule.m == "global" and _num_replicas() > 1 else None,
     )
-    gradient, _ = rule.gradient(passes, [tf.convert_to_tensor(v.value) for v in variables], step)
-    optimizer.apply_gradients(zip(_for_optimizer(gradient, passes, variables), variables))
-    for variable, value in passes.updates:
+    optimizer.apply_gradients(zip(result.gradient, variables))
+    for variable, value in result.updates:
         variable.assign(value)
-    return _logs(model, sharpness, passes, second_pass, x, y, sample_weight)
+    return track(model, sharpness, result, batch, step)
+
+
+# More than there are micro-batches in a replica's batch, so that each has a number of its own.
+_SHARES = 2**20
 
 
 def _build(model, x):
     """Create the variables of a model that has not been called yet: none can be made inside a functional pass."""
     if not keras_private.is_built(model):
         model(keras.tree.map_structure(_symbolic, x))
-    check_has_weights(model)
+    check_weights(model)
 
 
 def _symbolic(tensor):
     return None if tensor is None else keras.KerasTensor(tensor.shape, keras.backend.standardize_dtype(tensor.dtype))
 
 
-def _forward(model, weights, x, y, sample_weight):
-    """`forward`, sure that it used `weights` and that what it updated can leave it."""
+@contextlib.contextmanager
+def _guard(model):
+    """Sees to it that a forward pass uses the weights that it is given, and that its updates can leave it."""
     graph = _graph()
 
     def on_update(variable):
@@ -101,12 +127,11 @@ def _forward(model, weights, x, y, sample_weight):
             )
 
     with tf.GradientTape() as tape:
-        result = forward(model, weights, x, y, sample_weight, on_update)
+        yield on_update
     read = {id(v) for v in tape.watched_variables()}
     missed = [v.path for v in model.trainable_variables if read & {id(copy) for copy in _copies(v)}]
     if missed:
         raise ValueError(MISSED_WEIGHTS.format(names=", ".join(f"`{path}`" for path in missed)))
-    return result
 
 
 def _graph():
@@ -118,40 +143,18 @@ def _copies(variable):
     return tf.distribute.get_strategy().experimental_local_results(variable.value)
 
 
-def _loss_scale(optimizer):
-    """What the optimizer multiplies a loss by, or `None` if it leaves losses alone."""
-    one = 1.0
-    scale = optimizer.scale_loss(one)
-    return None if scale is one else tf.convert_to_tensor(scale, "float32")
+def _num_replicas():
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _all_reduce(gradient):
+    """The gradient of the mean loss over replicas: each replica's loss is divided by their number already."""
+    present = [g for g in gradient if g is not None]
+    reduced = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, present))
+    return [g if g is None else next(reduced) for g in gradient]
 
 
 def _skipping_would_deadlock(model):
-    """A replica cannot all-reduce inside a conditional: SynchronizedBatchNormalization has to run in both passes."""
-    return tf.distribute.get_strategy().num_replicas_in_sync > 1 and keras_private.has_collectives(model)
-
-
-def _for_optimizer(gradient, passes, variables):
-    """The rule's gradient, in the units that the optimizer expects."""
-    # What the optimizer assigns instead of descending along belongs to the state, and the state is the first pass's.
-    gradient = [
-        first if getattr(v, "overwrite_with_gradient", False) else g
-        for g, first, v in zip(gradient, passes.gradient, variables)
-    ]
-    if passes.scale is None:
-        return gradient
-    # An infinite gradient of the first pass can leave a finite second one (p = inf), and still has to skip the step.
-    finite = [ops.all(ops.isfinite(g)) for g in passes.gradient if g is not None]
-    scale = ops.where(ops.all(ops.stack(finite)), passes.scale, float("nan"))
-    return [g if g is None else g * ops.cast(scale, g.dtype) for g in gradient]
-
-
-def _logs(model, sharpness, passes, second_pass, x, y, sample_weight):
-    """The clean pass's loss and metrics, and the sharpness where this step computed it."""
-    num_examples = tf.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
-    unscale = keras_private.unscale_loss_for_distribution
-    keras_private.track_loss(model, unscale(passes.losses[0]), num_examples)
-    weight = ops.cast(num_examples, "float32") * ops.cast(second_pass, "float32")
-    sharpness.update_state(unscale(passes.sharpness()), sample_weight=weight)
-    logs = model.compute_metrics(x, y, passes.y_pred, sample_weight=sample_weight)
-    # A `compute_metrics` of the user's own need not know of it.
-    return {**logs, "sharpness": sharpness.result()}
+    """A replica cannot all-reduce inside a conditional: what does so in the second pass has to run always."""
+    collects = keras_private.has_collectives(model) or (model.sam.m == "global" and model.sam.ascent_steps > 1)
+    return _num_replicas() > 1 and collects

@@ -4,12 +4,13 @@ import difflib
 
 import keras
 
+from keras_sam.rules.random_perturbation import RandomPerturbation
 from keras_sam.rules.sam import SAM
 from keras_sam.rules.step import Step, in_ascent
 
-__all__ = ["SAM", "Step", "get", "in_ascent"]
+__all__ = ["SAM", "RandomPerturbation", "Step", "get", "in_ascent"]
 
-_BY_NAME = {"sam": SAM}
+_BY_NAME = {rule.__name__.lower(): rule for rule in (SAM, RandomPerturbation)}
 
 
 def get(identifier):
@@ -28,7 +29,7 @@ def get(identifier):
     Example:
 
     >>> keras_sam.rules.get("sam")
-    SAM(rho=0.05, p=2.0)
+    SAM(rho=0.05)
     """
     if identifier is None or isinstance(identifier, SAM):
         return identifier

@@ -54,6 +54,13 @@ def steepest_ascent(gradient, rho, p=2.0):
     return [rho * ops.sign(g) * ops.power(ops.abs(g) * inverse, q - 1) for g in gradient]
 
 
+def into_ball(epsilon, rho, p=2.0):
+    """ε scaled back into the ball of p-norm ρ where it left it: ε · min(1, ρ / ‖ε‖_p)."""
+    factor = ops.minimum(1.0, rho * _inverse(norm(epsilon, p)))
+    # An ε of 0 is in the ball, and the inverse of its norm is 0 as well.
+    return [factor * e for e in epsilon]
+
+
 def _inverse(x):
     """1 / x, and 0 where x is 0 or too small to invert: such a gradient chooses no direction."""
     vanishes = x < SMALLEST

@@ -1,15 +1,16 @@
 """SAM: the gradient is taken where the loss is highest nearby (Foret et al. 2021, Algorithm 1)."""
 
+import inspect
 import math
-import numbers
+import re
 
 import keras
 from keras import ops
 
-from keras_sam.rules.norms import steepest_ascent
+from keras_sam import backend
+from keras_sam.rules import checks
+from keras_sam.rules.norms import into_ball, norm, steepest_ascent
 from keras_sam.rules.step import Step, ascent
-
-Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 @keras.saving.register_keras_serializable("keras_sam")
@@ -30,55 +31,112 @@ class SAM:
             gives 0 the second pass is skipped; a constant `0` is plain Keras. Defaults to `0.05`.
         p: Float in [1, ∞], the norm of the neighbourhood: `2.0` is a sphere, `math.inf` (or `"inf"`) a cube.
             Defaults to `2.0`.
+        m: How many examples share one ε̂ (section 4.1). `None`: those of a replica's batch. An integer: micro-batches
+            of that size, one after the other, of which the last may be smaller; their SAM gradients, losses and
+            BatchNormalization statistics are averaged by their numbers of examples. `"global"`: the batches of all
+            replicas. Smaller values ask for a smaller `rho`. Defaults to `None`.
+        ascent_steps: Integer, the gradients that choose ε̂: that many steps of length `rho` in the ball, each scaled
+            back into it (appendix C.6). A training step costs one gradient more. Defaults to `1`.
+        ascent_fraction: Float in (0, 1], the share of the (micro-)batch, from its start, that chooses ε̂. The loss and
+            the metrics that are logged are of that share, and so are BatchNormalization's statistics; a training
+            step costs 1 + `ascent_fraction` plain ones. Defaults to `1.0`.
+        second_order: Boolean, whether to add the term dropped before equation 3, the derivative of ε̂ by w: a product
+            with the Hessian (appendix C.4). Needs `p` in (1, 2] and a single ascent step. Defaults to `False`.
+        where: Regular expression searched in each `variable.path`; what does not match is not perturbed, and the norm
+            is that of the others. `"gamma|beta"` is SAM-ON. Defaults to `None`, every trainable variable.
 
     Raises:
-        ValueError: If `rho` is negative, not finite or not a number, or if `p` is below 1.
+        ValueError: If an argument is none of these; in `compile`, if `where` matches nothing.
 
     Example:
 
-    >>> model.compile("sgd", "mse", sam=keras_sam.SAM(rho=0.1))
+    >>> model.compile("sgd", "mse", sam=keras_sam.SAM(rho=0.1, m=32))
 
-    Reference: [Foret et al., 2021](https://arxiv.org/abs/2010.01412), eq. 2 and 3.
+    Reference: [Foret et al., 2021](https://arxiv.org/abs/2010.01412), eq. 2 and 3, 4.1, C.4 to C.6;
+    [Brock et al., 2021](https://arxiv.org/abs/2102.06171) (`ascent_fraction`);
+    [Mueller et al., 2023](https://arxiv.org/abs/2306.04226) (SAM-ON).
     """
 
-    def __init__(self, rho=0.05, p=2.0):
-        self.rho = _check_rho(rho)
-        self.p = _check_p(p)
+    def __init__(self, rho=0.05, p=2.0, m=None, ascent_steps=1, ascent_fraction=1.0, second_order=False, where=None):
+        self.rho = checks.check_rho(rho)
+        self.p = checks.check_p(p)
+        self.m = checks.check_m(m)
+        self.ascent_steps = checks.check_ascent_steps(ascent_steps)
+        self.ascent_fraction = checks.check_ascent_fraction(ascent_fraction)
+        self.second_order = checks.check_second_order(second_order, self.p, self.m, self.ascent_steps)
+        self.where = checks.check_where(where)
 
     def gradient(self, value_and_grad, weights, step):
         """The gradient to hand to the optimizer, which applies it at `weights`.
 
+        ```
+        epsilon = 0
+        repeat ascent_steps times:
+            epsilon = into_ball(epsilon + perturbation(∇L(w + epsilon)))
+        applied = ∇L(w + epsilon)  [+ ∂epsilon/∂w ∇L(w + epsilon), second_order]
+        ```
+
+        Custom training loops call it: see `examples/`. The loss and the state (BatchNormalization's statistics,
+        say) that count are those of the first call of `value_and_grad`, which is made at `weights`.
+
         Args:
             value_and_grad: Function from a list of weights to the loss there and the list of its gradients,
-                with `None` for a weight that the loss does not depend on.
+                with `None` for a weight that the loss does not depend on. `keras_sam.backend.value_and_grad` and
+                `jax.value_and_grad` make one. Each call has to use the same batch and the same random numbers.
             weights: List of tensors.
-            step: `Step`, what else the rule knows.
+            step: `Step`, what else the rule knows: `rule.step(optimizer.iterations, variables)`.
 
         Returns:
             The list of gradients, and the rule's new state (`()` for a rule without).
+
+        Raises:
+            ValueError: If `where` is given and `step.variables` is not, or if `second_order` finds no second
+                derivative.
+
+        Example:
+
+        >>> value_and_grad = keras_sam.backend.value_and_grad(lambda w: keras.ops.sum(w[0] ** 2))
+        >>> rule = keras_sam.SAM(rho=0.5)
+        >>> gradient, _ = rule.gradient(value_and_grad, [keras.ops.convert_to_tensor([3.0, 4.0])], rule.step(0))
+        >>> keras.ops.convert_to_numpy(gradient[0])
+        array([6.6, 8.8], dtype=float32)
         """
+        epsilon = None
         with ascent():
-            _, gradient = value_and_grad(weights)
-        perturbed = self.perturb(weights, gradient, step)
-        _, gradient = value_and_grad(perturbed)
+            for _ in range(self.ascent_steps):
+                _, ascent_gradient = value_and_grad(_moved(weights, epsilon))
+                epsilon = self.ascend(weights, ascent_gradient, step, epsilon)
+        _, gradient = value_and_grad(_moved(weights, epsilon))
+        if self.second_order:
+            with ascent():
+                term = self._second_order_term(value_and_grad, weights, ascent_gradient, gradient, epsilon, step)
+            gradient = [g if t is None or g is None else g + ops.cast(t, g.dtype) for g, t in zip(gradient, term)]
         return gradient, step.state
 
-    def perturb(self, weights, gradient, step):
-        """w + ε̂ in the dtypes of w. A weight without a gradient stays, as one that the optimizer overwrites does."""
-        moved = [i for i, g in enumerate(gradient) if g is not None and not _is_overwritten(step.variables, i)]
-        if not moved:
-            return weights
+    def ascend(self, weights, gradient, step, epsilon=None):
+        """ε̂ one ascent step further, in float32 at least.
+
+        `None` stands for a weight that stays: without a gradient, not matched by `where`, or one that the optimizer
+        overwrites, whose "gradient" (a float8 scale) is no direction.
+        """
+        indices = [i for i, g in enumerate(gradient) if g is not None and self._is_perturbed(step.variables, i)]
+        result = [None] * len(weights)
+        if not indices:
+            return result
         # float16 has neither the range nor the digits for a norm over all weights.
-        dtypes = [keras.backend.result_type(weights[i].dtype, "float32") for i in moved]
-        epsilon = self.perturbation(
-            [ops.cast(weights[i], d) for i, d in zip(moved, dtypes)],
-            [ops.cast(gradient[i], d) for i, d in zip(moved, dtypes)],
-            step._replace(variables=step.variables and [step.variables[i] for i in moved]),
+        dtypes = [keras.backend.result_type(weights[i].dtype, "float32") for i in indices]
+        moves = self.perturbation(
+            [ops.cast(weights[i], d) for i, d in zip(indices, dtypes)],
+            [ops.cast(gradient[i], d) for i, d in zip(indices, dtypes)],
+            step._replace(variables=step.variables and [step.variables[i] for i in indices]),
         )
-        perturbed = list(weights)
-        for i, e in zip(moved, epsilon):
-            perturbed[i] = weights[i] + ops.cast(e, weights[i].dtype)
-        return perturbed
+        if epsilon is not None:
+            # A weight without a gradient before and with one now has not moved yet.
+            moves = [e if epsilon[i] is None else epsilon[i] + e for i, e in zip(indices, moves)]
+            moves = into_ball(moves, step.rho, self.p)
+        for i, e in zip(indices, moves):
+            result[i] = e
+        return result
 
     def perturbation(self, weights, gradient, step):
         """ε̂ of equation 2, one tensor a weight."""
@@ -92,53 +150,83 @@ class SAM:
             variables: Optional list of `keras.Variable`, one a weight. Defaults to `None`.
             state: The rule's state. Defaults to `()`.
         """
-        rho = self.rho(iterations) if isinstance(self.rho, Schedule) else self.rho
-        return Step(rho, variables, state)
+        rho = self.rho(iterations) if isinstance(self.rho, checks.Schedule) else self.rho
+        return Step(rho, variables, state, iterations)
 
     def needs_second_pass(self, step):
         """Whether this step evaluates a gradient beyond the one at w: `True`, or a boolean tensor."""
-        return ops.greater(step.rho, 0) if isinstance(self.rho, Schedule) else True
+        return ops.greater(step.rho, 0) if isinstance(self.rho, checks.Schedule) else True
+
+    def check_variables(self, variables, name):
+        """Raise a `ValueError` if this rule would perturb none of `variables`, those of the model `name`."""
+        checks.check_where_matches(self.where, variables, name)
 
     def get_config(self):
-        rho = keras.saving.serialize_keras_object(self.rho) if isinstance(self.rho, Schedule) else self.rho
-        # JSON has no infinity.
-        return {"rho": rho, "p": "inf" if self.p == math.inf else self.p}
+        return {
+            "rho": keras.saving.serialize_keras_object(self.rho) if isinstance(self.rho, checks.Schedule) else self.rho,
+            # JSON has no infinity.
+            "p": "inf" if self.p == math.inf else self.p,
+            "m": self.m,
+            "ascent_steps": self.ascent_steps,
+            "ascent_fraction": self.ascent_fraction,
+            "second_order": self.second_order,
+            "where": self.where,
+        }
 
     @classmethod
     def from_config(cls, config):
         return cls(**config)
 
     def __repr__(self):
-        rho = type(self.rho).__name__ if isinstance(self.rho, Schedule) else self.rho
-        return f"{type(self).__name__}(rho={rho}, p={self.p})"
+        rho = type(self.rho).__name__ if isinstance(self.rho, checks.Schedule) else self.rho
+        defaults = {name: p.default for name, p in inspect.signature(type(self).__init__).parameters.items()}
+        others = [f"{k}={v!r}" for k, v in self.get_config().items() if k != "rho" and v != defaults.get(k)]
+        return f"{type(self).__name__}({', '.join([f'rho={rho}', *others])})"
+
+    def _is_perturbed(self, variables, index):
+        if variables is None:
+            if self.where is None:
+                return True
+            raise ValueError(
+                f"`where={self.where!r}` is searched in the paths of variables, and this step has none. Pass the list "
+                "of `keras.Variable`, one a weight: `rule.step(iterations, variables)`."
+            )
+        variable = variables[index]
+        if getattr(variable, "overwrite_with_gradient", False):
+            return False
+        return self.where is None or re.search(self.where, variable.path) is not None
+
+    def _second_order_term(self, value_and_grad, weights, clean_gradient, gradient, epsilon, step):
+        """(∂ε̂/∂w)ᵀ g̃ = H (∂ε̂/∂g)ᵀ g̃: since H is symmetric, the gradient of ⟨∇L(w), v⟩ for a constant v."""
+        indices = [i for i, e in enumerate(epsilon) if e is not None]
+        if not indices:
+            return epsilon
+        descent = [ops.cast(gradient[i], epsilon[i].dtype) for i in indices]
+        clean = [ops.cast(clean_gradient[i], epsilon[i].dtype) for i in indices]
+        _, vector = backend.value_and_grad(lambda g: _dot(self.perturbation(weights, g, step), descent))(clean)
+        # At g = 0, where ε̂ is 0 by definition, the root has no derivative.
+        vector = [ops.where(norm(clean) > 0, v, 0.0) for v in vector]
+
+        def slope(weights):
+            _, at_weights = value_and_grad(weights)
+            return _dot([ops.cast(at_weights[i], v.dtype) for i, v in zip(indices, vector)], vector)
+
+        _, term = backend.value_and_grad(slope)(weights)
+        if all(t is None for t in term):
+            raise ValueError(
+                f"{self!r} needs second derivatives, and the gradients that it was given have none: the loss is "
+                "piecewise linear in the weights, or `value_and_grad` cannot be differentiated again "
+                "(`keras_sam.backend.value_and_grad` can). Leave `second_order` out."
+            )
+        return term
 
 
-def _is_overwritten(variables, index):
-    """The optimizer assigns the "gradient" of such a variable (a float8 scale): it is no direction to walk along."""
-    return variables is not None and getattr(variables[index], "overwrite_with_gradient", False)
+def _moved(weights, epsilon):
+    """w + ε in the dtypes of w."""
+    if epsilon is None:
+        return weights
+    return [w if e is None else w + ops.cast(e, w.dtype) for w, e in zip(weights, epsilon)]
 
 
-def _check_rho(rho):
-    if isinstance(rho, dict):
-        rho = keras.saving.deserialize_keras_object(rho)
-    if isinstance(rho, Schedule):
-        return rho
-    if isinstance(rho, bool) or not isinstance(rho, numbers.Real) or not 0 <= float(rho) < math.inf:
-        raise ValueError(
-            f"`rho` is the radius of SAM's neighbourhood. Received `rho={rho!r}`; expected a finite float ≥ 0 "
-            "(0.05 is a good start, 0 turns SAM off) or a `keras.optimizers.schedules.LearningRateSchedule`."
-        )
-    return float(rho)
-
-
-def _check_p(p):
-    try:
-        number = math.nan if isinstance(p, bool) else float(p)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not number >= 1:
-        raise ValueError(
-            f"`p` names the norm of SAM's neighbourhood. Received `p={p!r}`; expected a number in [1, ∞]: "
-            "2 for a sphere (the paper's choice), `math.inf` for a cube, 1 to move one weight."
-        )
-    return number
+def _dot(first, second):
+    return sum(ops.sum(a * b) for a, b in zip(first, second))

@@ -13,11 +13,16 @@ class Step(NamedTuple):
         variables: Optional list of `keras.Variable`, one a weight, for rules that look at a weight's path
             or shape. Defaults to `None`: all weights are alike.
         state: The rule's own state from the step before. Defaults to `()`, which is what stateless rules have.
+        iteration: Integer or scalar integer tensor, the optimizer's `iterations`. Defaults to `0`.
+        share: Integer or scalar integer tensor, which share of the batch this is: one of a replica's micro-batches.
+            With the iteration it tells rules that draw random numbers apart. Defaults to `0`.
     """
 
     rho: Any
     variables: Any = None
     state: Any = ()
+    iteration: Any = 0
+    share: Any = 0
 
 
 _ascent = contextvars.ContextVar("keras_sam_ascent", default=False)

@@ -1,0 +1,75 @@
+"""The JAX backend: gradients by `jax.value_and_grad`, a pure train step that Keras compiles and donates."""
+
+import jax
+import keras
+from keras import ops
+
+from keras_sam.backend.passes import Batch, Forward, check_weights, loss_scale
+from keras_sam.backend.step import sam_gradient, track
+
+
+def value_and_grad(function, has_aux=False):
+    """A function that evaluates `function` and its gradient with respect to a list of tensors.
+
+    Args:
+        function: Function from a list of tensors to a scalar, or with `has_aux` to a scalar and anything else.
+        has_aux: Whether `function` returns a pair. Defaults to `False`.
+
+    Returns:
+        Function from a list of tensors to `(value, gradients)`, or `((value, aux), gradients)`. A gradient is
+        zero for a tensor that the value does not depend on.
+
+    Example:
+
+    >>> value, gradient = keras_sam.backend.value_and_grad(lambda w: keras.ops.sum(w[0] ** 2))([keras.ops.ones(2)])
+    >>> np.array(gradient[0])
+    array([2., 2.], dtype=float32)
+    """
+    differentiated = jax.value_and_grad(function, has_aux=has_aux)
+    return lambda weights: differentiated([ops.convert_to_tensor(w) for w in weights])
+
+
+def loop(count, body, carry):
+    """`carry = body(i, carry)` for i in 0 … count − 1, one after the other."""
+    return jax.lax.fori_loop(0, count, body, carry)
+
+
+def check_model(model):
+    """Raise a `ValueError` for a model that SAM would train wrongly on this backend."""
+    if model.built:
+        check_weights(model)
+    distribution = keras.distribution.distribution()
+    if distribution is not None and distribution.device_mesh.devices.size > 1 and model.sam.m != "global":
+        raise ValueError(
+            f"Received `sam={model.sam!r}` under {type(distribution).__name__} on several devices. There Keras "
+            "computes one loss over all of them on the JAX backend, so that all examples share one ε̂; expected "
+            "`m='global'`, which says so."
+        )
+
+
+def train_step(model, sharpness, state, data):
+    """One step of `fit`: a pure function, which reads no variable and assigns none.
+
+    Args:
+        model: A compiled `SAMTrainer` model.
+        sharpness: The `keras.metrics.Mean` that tracks L(w + ε̂) − L(w).
+        state: The values of the trainable, the non-trainable, the optimizer's and the metrics' variables.
+        data: Batch, as `fit` passes it to `train_step`.
+
+    Returns:
+        The logs, a dict; and the new state.
+    """
+    weights, others, optimizer_values, metrics = state
+    batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
+    check_weights(model)
+    rule, optimizer, variables = model.sam, model.optimizer, model.trainable_variables
+    with keras.StatelessScope(zip(optimizer.variables, optimizer_values)):
+        step, scale = rule.step(optimizer.iterations.value, variables), loss_scale(optimizer)
+    beside = [*zip(model.non_trainable_variables, others), *zip(model.metrics_variables, metrics)]
+    result = sam_gradient(model, Forward(model, beside, scale), weights, batch, step, value_and_grad, loop)
+    weights, optimizer_values = optimizer.stateless_apply(optimizer_values, result.gradient, weights)
+    with keras.StatelessScope([*beside, *result.updates]) as scope:
+        logs = track(model, sharpness, result, batch, step)
+    others = [scope.get_current_value(v) for v in model.non_trainable_variables]
+    metrics = [scope.get_current_value(v) for v in model.metrics_variables]
+    return logs, (weights, others, optimizer_values, metrics)

@@ -1,0 +1,133 @@
+"""Section 4.1 of the paper on one device: a batch in micro-batches of m examples, each with an ε̂ of its own."""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+
+class Result(NamedTuple):
+    """What a (micro-)batch contributes to a training step.
+
+    Args:
+        gradient: List of tensors for the optimizer, `None` where the loss does not depend on a weight.
+        state: The rule's new state, a structure of tensors.
+        loss: Scalar, at w.
+        sharpness: Scalar, L(w + ε̂) − L(w).
+        y_pred: Predictions at w.
+        updates: Pairs of a variable that the pass at w updated and its value.
+    """
+
+    gradient: list
+    state: Any
+    loss: Any
+    sharpness: Any
+    y_pred: Any
+    updates: list
+
+
+def num_examples(batch):
+    """Integer, or a tensor where the batch dimension is not static."""
+    return ops.shape(next(a for a in keras.tree.flatten(batch) if a is not None))[0]
+
+
+def rows(batch, start=0, stop=None):
+    """The rows of each tensor of a structure in which `None` can occur."""
+    return _map(lambda a: a[start:stop], batch)
+
+
+def share_of(size, fraction):
+    """`fraction` of `size`, rounded, but 1 at least; an integer where `size` is one."""
+    if fraction == 1:
+        return size
+    if isinstance(size, int):
+        return max(1, int(fraction * size + 0.5))
+    return ops.maximum(1, ops.cast(fraction * ops.cast(size, "float32") + 0.5, size.dtype))
+
+
+def ascent_rows(batch, m, fraction):
+    """The rows of a batch that choose ε̂: the first of each micro-batch."""
+    size = num_examples(batch)
+    if fraction == 1:
+        return batch
+    if not isinstance(m, int):
+        return rows(batch, 0, share_of(size, fraction))
+    count, share = (size - 1) // m, share_of(m, fraction)
+
+    def first_of_each(a):
+        whole = _stacked(a, count, m)[:, :share]
+        last = a[count * m :]
+        return ops.concatenate([_unstacked(whole), last[: share_of(ops.shape(last)[0], fraction)]])
+
+    return _map(first_of_each, batch)
+
+
+def over_micro_batches(run, batch, m, fraction, loop, is_carried):
+    """Runs a step on every micro-batch of m rows, the last of which may be smaller, and averages by numbers of rows.
+
+    The last one goes first, outside of the loop: it shows what there is to average. All start from the same state,
+    but for what `is_carried`, such as the states of random seeds, which goes on from one to the next.
+
+    Args:
+        run: Function from a batch, its number and pairs of a variable and its value to a `Result`.
+        batch: Structure of tensors with the same number of rows.
+        m: Integer, or anything else for a single run.
+        fraction: Float, the share of its rows for which `run` gives predictions.
+        loop: Function from a count, a body `(i, carry) → carry` and the first carry to the last one.
+        is_carried: Function from a variable to a boolean.
+
+    Returns:
+        `Result`, with the predictions in the order of the rows.
+    """
+    size = num_examples(batch)
+    if not isinstance(m, int) or (isinstance(size, int) and size <= m):
+        return run(batch, 0, ())
+    count = (size - 1) // m
+    last = run(rows(batch, count * m), count, ())
+    whole = _map(lambda a: _stacked(a, count, m), batch)
+    variables = [variable for variable, _ in last.updates]
+
+    def split(result):
+        """What is averaged, what is carried on, and the predictions, as lists of tensors."""
+        values = [value for _, value in result.updates]
+        averaged = [value for v, value in zip(variables, values) if not is_carried(v)]
+        averaged += [g for g in result.gradient if g is not None]
+        averaged += [*keras.tree.flatten(result.state), result.loss, result.sharpness]
+        return averaged, [c for v, c in zip(variables, values) if is_carried(v)], keras.tree.flatten(result.y_pred)
+
+    def weighted(tensors, rows):
+        return [t * (ops.cast(rows, t.dtype) / ops.cast(size, t.dtype)) for t in tensors]
+
+    averaged, carried, predicted = split(last)
+    share = share_of(m, fraction)
+    outputs = [ops.zeros((count, share, *ops.shape(y)[1:]), dtype=y.dtype) for y in predicted]
+    to_carry = [v for v in variables if is_carried(v)]
+
+    def body(i, carry):
+        sums, carried, outputs = carry
+        averaged, carried, predicted = split(run(_map(lambda a: a[i], whole), i, zip(to_carry, carried)))
+        sums = [s + t for s, t in zip(sums, weighted(averaged, m))]
+        outputs = [ops.scatter_update(o, [[i]], y[None]) for o, y in zip(outputs, predicted)]
+        return sums, carried, outputs
+
+    sums, carried, outputs = loop(count, body, (weighted(averaged, size - count * m), carried, outputs))
+    sums, carried = iter(sums), iter(carried)
+    updates = [(v, next(carried) if is_carried(v) else next(sums)) for v in variables]
+    gradient = [g if g is None else next(sums) for g in last.gradient]
+    state = keras.tree.map_structure(lambda _: next(sums), last.state)
+    outputs = [ops.concatenate([_unstacked(o), y]) for o, y in zip(outputs, predicted)]
+    y_pred = keras.tree.pack_sequence_as(last.y_pred, outputs)
+    return Result(gradient, state, next(sums), next(sums), y_pred, updates)
+
+
+def _map(function, structure):
+    return keras.tree.map_structure(lambda a: None if a is None else function(ops.convert_to_tensor(a)), structure)
+
+
+def _stacked(a, count, m):
+    return ops.reshape(a[: count * m], (count, m, *ops.shape(a)[1:]))
+
+
+def _unstacked(a):
+    shape = ops.shape(a)
+    return ops.reshape(a, (shape[0] * shape[1], *shape[2:]))

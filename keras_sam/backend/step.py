@@ -1,0 +1,69 @@
+"""What a train step is on every backend: the rule's gradient for a batch, and the logs."""
+
+import keras
+from keras import ops
+
+from keras_sam.backend import keras_private
+from keras_sam.backend.micro_batches import Result, ascent_rows, num_examples, over_micro_batches, rows, share_of
+from keras_sam.backend.passes import Passes
+
+
+def sam_gradient(model, forward, weights, batch, step, value_and_grad, loop, may_skip=True, all_reduce=None):
+    """The gradient of `model.sam`, and whatever else a training step changes; nothing is assigned.
+
+    Args:
+        model: A compiled `SAMTrainer` model.
+        forward: `Forward` of it.
+        weights: List of tensors, one for each of `model.trainable_variables`.
+        batch: `Batch`.
+        step: `Step`.
+        value_and_grad: The backend's function of this name.
+        loop: The backend's function of this name.
+        may_skip: Whether a step with a radius of 0 may leave the second pass out. Defaults to `True`.
+        all_reduce: Optional function that averages a list of gradients over replicas, for `m="global"`.
+
+    Returns:
+        `Result`.
+    """
+    rule, variables = model.sam, model.trainable_variables
+    # The pass at w is on a part of the batch, or is to be differentiated again: then it cannot stand in for the other.
+    may_skip = may_skip and rule.ascent_fraction == 1 and not rule.second_order
+    second_pass = rule.needs_second_pass(step) if may_skip else True
+    metrics = {id(v) for v in model.metrics_variables}
+
+    def run(batch, number, carried):
+        def evaluate(weights, batch):
+            return value_and_grad(lambda w: forward(w, batch, carried), has_aux=True)(weights)
+
+        carried = list(carried)
+        share = rows(batch, 0, share_of(num_examples(batch), rule.ascent_fraction))
+        passes = Passes(evaluate, batch, share, forward.scale, second_pass, all_reduce)
+        gradient, state = rule.gradient(passes, weights, step._replace(share=step.share + number))
+        return Result(
+            passes.for_optimizer(gradient, variables),
+            state,
+            passes.loss,
+            passes.sharpness(),
+            passes.y_pred,
+            list(zip(forward.updated, passes.values)),
+        )
+
+    def is_carried(variable):
+        """Seeds and counters, of which there is no average, and metrics, which add up."""
+        return not keras.backend.is_float_dtype(variable.dtype) or id(variable) in metrics
+
+    return over_micro_batches(run, batch, rule.m, rule.ascent_fraction, loop, is_carried)
+
+
+def track(model, sharpness, result, batch, step):
+    """Updates the metrics by the pass at w, and the sharpness where this step computed it; returns the logs."""
+    rule = model.sam
+    size = num_examples(batch)
+    unscale = keras_private.unscale_loss_for_distribution
+    keras_private.track_loss(model, unscale(result.loss), size)
+    weight = ops.cast(size, "float32") * ops.cast(rule.needs_second_pass(step), "float32")
+    sharpness.update_state(unscale(result.sharpness), sample_weight=weight)
+    x, y, sample_weight = ascent_rows(batch, rule.m, rule.ascent_fraction)
+    logs = model.compute_metrics(x, y, result.y_pred, sample_weight=sample_weight)
+    # A `compute_metrics` of the user's own need not know of it.
+    return {**logs, "sharpness": sharpness.result()}

@@ -1,0 +1,106 @@
+"""The torch backend: gradients by `torch.autograd.grad`, with respect to tensors that are no parameters."""
+
+import contextvars
+
+import keras
+import torch
+
+from keras_sam.backend.keras_private import torch_wrappers
+from keras_sam.backend.passes import (
+    MISSED_WEIGHTS,
+    Batch,
+    Forward,
+    check_not_rematerialized,
+    check_weights,
+    loss_scale,
+)
+from keras_sam.backend.step import sam_gradient, track
+
+_differentiated = contextvars.ContextVar("keras_sam_differentiated", default=False)
+
+
+def value_and_grad(function, has_aux=False):
+    """A function that evaluates `function` and its gradient with respect to a list of tensors.
+
+    Args:
+        function: Function from a list of tensors to a scalar, or with `has_aux` to a scalar and anything else.
+        has_aux: Whether `function` returns a pair. Defaults to `False`.
+
+    Returns:
+        Function from a list of tensors to `(value, gradients)`, or `((value, aux), gradients)`. A gradient is
+        `None` for a tensor that the value does not depend on. Inside another `value_and_grad` all of it can be
+        differentiated again; outside, nothing that it returns keeps a graph.
+
+    Example:
+
+    >>> value, gradient = keras_sam.backend.value_and_grad(lambda w: keras.ops.sum(w[0] ** 2))([keras.ops.ones(2)])
+    >>> np.array(gradient[0])
+    array([2., 2.], dtype=float32)
+    """
+
+    def evaluate(weights):
+        nested = _differentiated.get()
+        weights = [torch.as_tensor(w) for w in weights]
+        if not nested:
+            weights = [w.detach() for w in weights]
+        # An outer gradient may need the path through a weight, so that only what has no graph yet becomes a leaf.
+        weights = [w if w.requires_grad else w.detach().requires_grad_() for w in weights]
+        token = _differentiated.set(True)
+        try:
+            with torch.enable_grad():
+                result = function(weights)
+                value = result[0] if has_aux else result
+                gradient = [None] * len(weights)
+                if value.requires_grad:
+                    gradient = list(torch.autograd.grad(value, weights, create_graph=nested, allow_unused=True))
+        finally:
+            _differentiated.reset(token)
+        return (result, gradient) if nested else (keras.tree.map_structure(_detached, result), gradient)
+
+    return evaluate
+
+
+def _detached(value):
+    return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+def loop(count, body, carry):
+    """`carry = body(i, carry)` for i in 0 … count − 1, one after the other."""
+    for i in range(count):
+        carry = body(i, carry)
+    return carry
+
+
+def check_model(model):
+    """Raise a `ValueError` for a model that SAM would train wrongly on this backend."""
+    if model.built:
+        check_weights(model)
+    check_not_rematerialized(model)
+    wrapped = torch_wrappers(model)
+    if wrapped:
+        raise ValueError(MISSED_WEIGHTS.format(names=", ".join(f"`{layer.name}`" for layer in wrapped)))
+
+
+def train_step(model, sharpness, data):
+    """One step of `fit`.
+
+    Args:
+        model: A compiled `SAMTrainer` model.
+        sharpness: The `keras.metrics.Mean` that tracks L(w + ε̂) − L(w).
+        data: Batch, as `fit` passes it to `train_step`.
+
+    Returns:
+        The logs, a dict.
+    """
+    batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
+    check_model(model)
+    optimizer, variables = model.optimizer, model.trainable_variables
+    step = model.sam.step(optimizer.iterations.value, variables)
+    forward = Forward(model, scale=loss_scale(optimizer))
+    weights = [v.value.detach() for v in variables]
+    with torch.no_grad():
+        result = sam_gradient(model, forward, weights, batch, step, value_and_grad, loop)
+        optimizer.apply(result.gradient, variables)
+        for variable, value in result.updates:
+            variable.assign(value)
+        return track(model, sharpness, result, batch, step)

@@ -1,0 +1,129 @@
+"""What the arguments of a rule may be: each check returns the value to keep, or says what was expected."""
+
+import difflib
+import math
+import numbers
+import re
+
+import keras
+
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+
+
+def check_rho(rho):
+    if isinstance(rho, dict):
+        rho = keras.saving.deserialize_keras_object(rho)
+    if isinstance(rho, Schedule):
+        return rho
+    if not _is_real(rho) or not 0 <= float(rho) < math.inf:
+        raise ValueError(
+            f"`rho` is the radius of SAM's neighbourhood. Received `rho={rho!r}`; expected a finite float ≥ 0 "
+            "(0.05 is a good start, 0 turns SAM off) or a `keras.optimizers.schedules.LearningRateSchedule`."
+        )
+    return float(rho)
+
+
+def check_p(p):
+    try:
+        number = math.nan if isinstance(p, bool) else float(p)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not number >= 1:
+        raise ValueError(
+            f"`p` names the norm of SAM's neighbourhood. Received `p={p!r}`; expected a number in [1, ∞]: "
+            "2 for a sphere (the paper's choice), `math.inf` for a cube, 1 to move one weight."
+        )
+    return number
+
+
+def check_m(m):
+    if m is None or m == "global":
+        return m
+    if not _is_integer(m) or m < 1:
+        raise ValueError(
+            f"`m` is the number of examples that share one ε̂. Received `m={m!r}`; expected an integer ≥ 1, `None` for "
+            "the whole batch of a replica, or 'global' for the batches of all replicas together."
+        )
+    return int(m)
+
+
+def check_ascent_steps(steps):
+    if not _is_integer(steps) or steps < 1:
+        raise ValueError(
+            f"`ascent_steps` counts the gradients that choose ε̂. Received `ascent_steps={steps!r}`; expected an "
+            "integer ≥ 1. A step of training costs one gradient more than that; 1 is the paper's choice."
+        )
+    return int(steps)
+
+
+def check_ascent_fraction(fraction):
+    if not _is_real(fraction) or not 0 < fraction <= 1:
+        raise ValueError(
+            "`ascent_fraction` is the share of the batch that chooses ε̂. Received "
+            f"`ascent_fraction={fraction!r}`; expected a number in (0, 1], such as 0.25. For no perturbation at all "
+            "use `rho=0`."
+        )
+    return float(fraction)
+
+
+def check_second_order(second_order, p, m, ascent_steps):
+    if not isinstance(second_order, bool):
+        raise ValueError(f"Received `second_order={second_order!r}`; expected `True` or `False`.")
+    if not second_order:
+        return False
+    if p == 1 or p == math.inf:
+        raise ValueError(
+            f"Received `second_order=True` with `p={p}`, for which ε̂ is piecewise constant, so that its derivative "
+            "is 0. Leave `second_order` out, which is the same gradient for less, or use a `p` in (1, 2]."
+        )
+    if p > 2:
+        raise ValueError(
+            f"Received `second_order=True` with `p={p}`; expected a `p` in (1, 2]: beyond 2, ε̂ has no derivative "
+            "where an entry of the gradient is 0, as it is for every inactive ReLU."
+        )
+    if ascent_steps > 1:
+        raise ValueError(
+            f"Received `second_order=True` with `ascent_steps={ascent_steps}`; expected `ascent_steps=1`: the term "
+            "is the derivative of the closed form of ε̂, which several steps do not have."
+        )
+    if m == "global":
+        raise ValueError(
+            "Received `second_order=True` with `m='global'`; expected an `m` of one replica (`None` or an integer): "
+            "no replica can differentiate through the gradients of the others."
+        )
+    return True
+
+
+def check_where(where):
+    if where is None:
+        return None
+    try:
+        re.compile(where)
+    except (TypeError, re.error) as error:
+        raise ValueError(
+            f"`where` is a regular expression that is searched in `variable.path`. Received `where={where!r}` "
+            f"({error}); expected a string such as 'gamma|beta', or `None` to perturb every weight."
+        ) from error
+    return where
+
+
+def check_where_matches(where, variables, name):
+    """Raise a `ValueError` if no variable's path matches: SAM would silently be plain training."""
+    paths = [v.path for v in variables]
+    if where is None or any(re.search(where, path) for path in paths):
+        return
+    words = sorted({word for path in paths for word in [path, *path.split("/")]})
+    close = difflib.get_close_matches(where, words, 1)
+    hint = f"Did you mean {close[0]!r}?" if close else f"The first path is {paths[0]!r}."
+    raise ValueError(
+        f"`where={where!r}` matches none of the {len(paths)} trainable variables of `{name}`, so nothing would be "
+        f"perturbed. It is a regular expression searched in `variable.path`, e.g. {paths[-1]!r}. {hint}"
+    )
+
+
+def _is_real(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_integer(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

@@ -1,0 +1,59 @@
+"""RandomPerturbation: SAM's control, a step of the same length in a random direction (Foret et al. 2021, C.5)."""
+
+import random
+
+import keras
+from keras import ops
+
+from keras_sam.rules.norms import steepest_ascent
+from keras_sam.rules.sam import SAM
+
+# Coprime to every power of 2, so that shares are far apart in the space of seeds.
+STRIDE = 1_640_531_527
+
+
+@keras.saving.register_keras_serializable("keras_sam")
+class RandomPerturbation(SAM):
+    """The gradient at a random point at distance ρ: what is left of SAM without the ascent.
+
+    ```
+    epsilon = rho * z / ‖z‖₂,    z ~ N(0, I)
+    applied = ∇L(w + epsilon)
+    ```
+
+    Every step, replica and micro-batch draws its own z, which depends on the seed and the optimizer's iteration alone,
+    so that training resumes with the numbers of an uninterrupted run.
+
+    Args:
+        rho: Float ≥ 0 or `LearningRateSchedule`, the length of ε. Defaults to `0.05`.
+        m: How many examples share one z, as in `SAM`. Defaults to `None`.
+        where: Regular expression, which variables move, as in `SAM`. Defaults to `None`.
+        seed: Optional integer. Defaults to `None`, a random one.
+
+    Raises:
+        ValueError: If an argument is none of these.
+
+    Example:
+
+    >>> model.compile("sgd", "mse", sam=keras_sam.RandomPerturbation(rho=0.05, seed=0))
+
+    Reference: [Foret et al., 2021](https://arxiv.org/abs/2010.01412), appendix C.5.
+    """
+
+    def __init__(self, rho=0.05, m=None, where=None, seed=None):
+        super().__init__(rho=rho, m=m, where=where)
+        self.seed = random.randrange(2**31) if seed is None else seed
+        self._generator = keras.random.SeedGenerator(self.seed)
+
+    def perturbation(self, weights, gradient, step):
+        state = self._generator.state
+        # The generator draws a number of the sequence for each weight, from a seed and a position given here.
+        position = ops.cast(step.iteration, state.dtype) * len(weights)
+        seed = self.seed % 2**31 + ops.cast(step.share, state.dtype) * ops.cast(STRIDE, state.dtype)
+        with keras.StatelessScope([(state, ops.stack([seed, position]))]):
+            z = [keras.random.normal(w.shape, dtype=w.dtype, seed=self._generator) for w in weights]
+        return steepest_ascent(z, step.rho)
+
+    def get_config(self):
+        config = super().get_config()
+        return {**{name: config[name] for name in ("rho", "m", "where")}, "seed": self.seed}
