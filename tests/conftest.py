@@ -1,19 +1,17 @@
-"""Four logical CPU devices for the replicas, and the same random state for every test."""
-
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+"""The backend that `KERAS_BACKEND` names, and the same random state for every test."""
 
 import functools
+import os
 
-import keras
-import pytest
-import tensorflow as tf
+BACKEND = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
-)
+import keras  # noqa: E402
+import pytest  # noqa: E402
+
+# What is said in terms of TensorFlow, or of no backend at all and long; other backends run the rest.
+TENSORFLOW = ["benchmarks", "demo", "distribution", "backends", "traps_tensorflow", "docs"]
+collect_ignore = [] if BACKEND == "tensorflow" else [f"test_{name}.py" for name in TENSORFLOW]
 
 
 @pytest.fixture(autouse=True)
@@ -25,21 +23,34 @@ def random_state():
 def float64():
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
+    if BACKEND == "jax":
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
     yield
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
+    if BACKEND == "jax":
+        jax.config.update("jax_enable_x64", False)
 
 
-@functools.cache
-def _mirrored(num_replicas):
-    # One strategy object a size: a second one would use the collectives' keys of the first again. The larger reduces
-    # on one device, so that both of TensorFlow's ways to apply gradients are run.
-    devices = [f"CPU:{i}" for i in range(num_replicas)]
-    ops = tf.distribute.ReductionToOneDevice() if num_replicas > 2 else None
-    return tf.distribute.MirroredStrategy(devices, cross_device_ops=ops)
+if BACKEND == "tensorflow":
+    import tensorflow as tf
 
+    # Four logical CPU devices for the replicas.
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+    )
 
-@pytest.fixture
-def mirrored():
-    """Function from a number of replicas to a `MirroredStrategy` on logical CPU devices."""
-    return _mirrored
+    @functools.cache
+    def _mirrored(num_replicas):
+        # One strategy object a size: a second one would use the collectives' keys of the first again. The larger
+        # reduces on one device, so that both of TensorFlow's ways to apply gradients are run.
+        devices = [f"CPU:{i}" for i in range(num_replicas)]
+        ops = tf.distribute.ReductionToOneDevice() if num_replicas > 2 else None
+        return tf.distribute.MirroredStrategy(devices, cross_device_ops=ops)
+
+    @pytest.fixture
+    def mirrored():
+        """Function from a number of replicas to a `MirroredStrategy` on logical CPU devices."""
+        return _mirrored

@@ -2,43 +2,107 @@
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
+
+BACKEND = keras.backend.backend()
 
 
 def train_on_batch(model, x, y, sample_weight=None, rho=0.05, jit_compile=False):
     """One SAM step (p = 2) of a compiled `keras.Model`; returns the clean loss and the perturbed one."""
     variables = model.trainable_variables
-    # XLA draws other random numbers than the eager kernels.
-    evaluate = tf.function(_loss_and_gradient, jit_compile=True) if jit_compile else _loss_and_gradient
-    clean = [tf.constant(v.numpy()) for v in variables]
-    before = [v.numpy() for v in model.non_trainable_variables]
+    evaluate = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[BACKEND](jit_compile)
+    x, y = keras.tree.map_structure(ops.convert_to_tensor, (x, y))
+    sample_weight = None if sample_weight is None else ops.convert_to_tensor(sample_weight)
+    clean = values_of(variables)
+    before, random = values_of(model.non_trainable_variables), _random_state()
     loss, gradient = evaluate(model, x, y, sample_weight)
-    after = [v.numpy() for v in model.non_trainable_variables]
-    norm = np.sqrt(sum(np.sum(np.square(g.numpy(), dtype="float64")) for g in gradient if g is not None))
+    after, random_after = values_of(model.non_trainable_variables), _random_state()
+    norm = np.sqrt(sum(np.sum(np.square(to_numpy(g), dtype="float64")) for g in gradient if g is not None))
     for variable, value, g in zip(variables, clean, gradient):
         if g is not None and norm > 0:
-            variable.assign(value + tf.cast(rho / norm, g.dtype) * g)
-    _assign(model, before)
+            variable.assign(ops.convert_to_tensor(value) + ops.cast(rho / norm, g.dtype) * g)
+    _assign(model.non_trainable_variables, before)
+    _set_random_state(random)
     perturbed_loss, gradient = evaluate(model, x, y, sample_weight)
-    _assign(model, after)
-    for variable, value in zip(variables, clean):
-        variable.assign(value)
+    _assign(model.non_trainable_variables, after)
+    _set_random_state(random_after)
+    _assign(variables, clean)
     pairs = [(g, v) for g, v in zip(gradient, variables) if g is not None]
     model.optimizer.apply_gradients(pairs)
     return float(loss), float(perturbed_loss)
 
 
-def _loss_and_gradient(model, x, y, sample_weight):
-    with tf.GradientTape() as tape:
-        y_pred = model(x, training=True)
-        loss = model.compute_loss(x, y, y_pred, sample_weight)
-    gradient = tape.gradient(loss, [v.value for v in model.trainable_variables])
-    return loss, [g if g is None else tf.convert_to_tensor(g) for g in gradient]
+def _tensorflow(jit_compile):
+    import tensorflow as tf
+
+    def evaluate(model, x, y, sample_weight):
+        with tf.GradientTape() as tape:
+            y_pred = model(x, training=True)
+            loss = model.compute_loss(x, y, y_pred, sample_weight)
+        gradient = tape.gradient(loss, [v.value for v in model.trainable_variables])
+        return loss, [g if g is None else tf.convert_to_tensor(g) for g in gradient]
+
+    # XLA draws other random numbers than the eager kernels.
+    return tf.function(evaluate, jit_compile=True) if jit_compile else evaluate
 
 
-def _assign(model, values):
-    for variable, value in zip(model.non_trainable_variables, values):
+def _jax(jit_compile):
+    import jax
+
+    def evaluate(model, x, y, sample_weight):
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        lists = [model.trainable_variables, model.non_trainable_variables, model.metrics_variables]
+        values = [[v.value for v in variables] for variables in lists]
+        optimizer = [v.value for v in model.optimizer.variables]
+        function = jax.value_and_grad(model.compute_loss_and_updates, has_aux=True)
+        (loss, (_, _, after, _)), gradient = function(
+            *values, x, y, sample_weight, training=True, optimizer_variables=optimizer
+        )
+        _assign(model.non_trainable_variables, after)
+        return loss, gradient
+
+    return evaluate
+
+
+def _torch(jit_compile):
+    def evaluate(model, x, y, sample_weight):
+        model.zero_grad()
+        loss = model.compute_loss(x, y, model(x, training=True), sample_weight)
+        loss.backward()
+        return loss.detach(), [
+            None if v.value.grad is None else v.value.grad.clone() for v in model.trainable_variables
+        ]
+
+    return evaluate
+
+
+def _random_state():
+    if BACKEND == "torch":
+        import torch
+
+        return torch.get_rng_state()
+    return None
+
+
+def _set_random_state(state):
+    if BACKEND == "torch":
+        import torch
+
+        torch.set_rng_state(state)
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values):
         variable.assign(value)
+
+
+def to_numpy(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+def values_of(variables):
+    return [np.array(to_numpy(v)) for v in variables]
 
 
 def batches(x, y, size, count):

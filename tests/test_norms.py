@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_sam.rules.norms import norm, steepest_ascent
 
+pytestmark = pytest.mark.usefixtures("float64")
 P = [1, 1.01, 1.5, 2, 4, 100, math.inf]
 
 

@@ -8,6 +8,7 @@ from keras import ops
 import keras_sam
 from keras_sam import backend, rules
 
+pytestmark = pytest.mark.usefixtures("float64")
 SCHEDULES = keras.optimizers.schedules
 CURVATURE = np.array([1.0, 2.0, 3.0])
 W = np.array([1.0, -1.0, 0.5])

@@ -4,7 +4,7 @@ import jax
 import keras
 from keras import ops
 
-from keras_sam.backend.passes import Batch, Forward, check_weights, loss_scale
+from keras_sam.backend.passes import Batch, check_weights, loss_scale
 from keras_sam.backend.step import sam_gradient, track
 
 
@@ -64,9 +64,9 @@ def train_step(model, sharpness, state, data):
     check_weights(model)
     rule, optimizer, variables = model.sam, model.optimizer, model.trainable_variables
     with keras.StatelessScope(zip(optimizer.variables, optimizer_values)):
-        step, scale = rule.step(optimizer.iterations.value, variables), loss_scale(optimizer)
+        step, scale = rule.step(ops.convert_to_tensor(optimizer.iterations), variables), loss_scale(optimizer)
     beside = [*zip(model.non_trainable_variables, others), *zip(model.metrics_variables, metrics)]
-    result = sam_gradient(model, Forward(model, beside, scale), weights, batch, step, value_and_grad, loop)
+    result = sam_gradient(model, weights, batch, step, beside, scale)
     weights, optimizer_values = optimizer.stateless_apply(optimizer_values, result.gradient, weights)
     with keras.StatelessScope([*beside, *result.updates]) as scope:
         logs = track(model, sharpness, result, batch, step)

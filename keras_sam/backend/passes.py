@@ -41,33 +41,30 @@ class Forward:
         model: A compiled `SAMTrainer` model.
         state: Pairs of a variable and the value to read in its place, the trainable variables aside.
         scale: What losses are multiplied by before they are differentiated, or `None`.
-        guard: Optional context manager around each evaluation, made from the model. Its value is called with each
-            variable that the evaluation updates.
+        guard: Optional function that makes a context manager around each evaluation, whose value is called with each
+            variable that the evaluation updates, unless it is `None`.
     """
 
-    def __init__(self, model, state=(), scale=None, guard=None):
+    def __init__(self, model, state=(), scale=None, guard=contextlib.nullcontext):
         self.model = model
         self.state = list(state)
         self.scale = scale
         self.guard = guard
         self.updated = []
 
-    def __call__(self, weights, batch, carried=()):
+    def __call__(self, weights, batch):
         """Evaluates the loss.
 
         Args:
             weights: List of tensors, one for each of `model.trainable_variables`.
             batch: `Batch`.
-            carried: Further pairs of a variable and the value to read in its place.
 
         Returns:
             The scaled loss; then the loss itself, the predictions, and the values that the forward pass would have
             assigned to the variables that `updated` lists from then on.
         """
         variables = self.model.trainable_variables
-        mapping = [*self.state, *carried, *zip(variables, weights)]
-        guard = self.guard(self.model) if self.guard else contextlib.nullcontext()
-        with guard as on_update, Scope(mapping, on_update) as scope:
+        with self.guard() as on_update, Scope([*self.state, *zip(variables, weights)], on_update) as scope:
             y_pred = keras_private.call_for_training(self.model, batch.x)
             loss = keras_private.total_loss(self.model, batch.x, batch.y, y_pred, batch.sample_weight)
         self.updated = [variable for variable, _ in scope.updates.values()]

@@ -1,24 +1,27 @@
 """What a train step is on every backend: the rule's gradient for a batch, and the logs."""
 
+import contextlib
+
 import keras
 from keras import ops
 
+from keras_sam import backend
 from keras_sam.backend import keras_private
 from keras_sam.backend.micro_batches import Result, ascent_rows, num_examples, over_micro_batches, rows, share_of
-from keras_sam.backend.passes import Passes
+from keras_sam.backend.passes import Forward, Passes
 
 
-def sam_gradient(model, forward, weights, batch, step, value_and_grad, loop, may_skip=True, all_reduce=None):
+def sam_gradient(model, weights, batch, step, state=(), scale=None, guards=None, may_skip=True, all_reduce=None):
     """The gradient of `model.sam`, and whatever else a training step changes; nothing is assigned.
 
     Args:
         model: A compiled `SAMTrainer` model.
-        forward: `Forward` of it.
         weights: List of tensors, one for each of `model.trainable_variables`.
         batch: `Batch`.
         step: `Step`.
-        value_and_grad: The backend's function of this name.
-        loop: The backend's function of this name.
+        state: Pairs of a variable and its value, for backends whose variables have none during a step.
+        scale: What losses are multiplied by before they are differentiated, or `None`.
+        guards: Optional function that is called for each (micro-)batch and gives the `guard` of its `Forward`.
         may_skip: Whether a step with a radius of 0 may leave the second pass out. Defaults to `True`.
         all_reduce: Optional function that averages a list of gradients over replicas, for `m="global"`.
 
@@ -32,16 +35,18 @@ def sam_gradient(model, forward, weights, batch, step, value_and_grad, loop, may
     metrics = {id(v) for v in model.metrics_variables}
 
     def run(batch, number, carried):
-        def evaluate(weights, batch):
-            return value_and_grad(lambda w: forward(w, batch, carried), has_aux=True)(weights)
+        guard = guards() if guards else contextlib.nullcontext
+        forward = Forward(model, [*state, *carried], scale, guard)
 
-        carried = list(carried)
+        def evaluate(weights, batch):
+            return backend.value_and_grad(lambda w: forward(w, batch), has_aux=True)(weights)
+
         share = rows(batch, 0, share_of(num_examples(batch), rule.ascent_fraction))
-        passes = Passes(evaluate, batch, share, forward.scale, second_pass, all_reduce)
-        gradient, state = rule.gradient(passes, weights, step._replace(share=step.share + number))
+        passes = Passes(evaluate, batch, share, scale, second_pass, all_reduce)
+        gradient, rule_state = rule.gradient(passes, weights, step._replace(share=step.share + number))
         return Result(
             passes.for_optimizer(gradient, variables),
-            state,
+            rule_state,
             passes.loss,
             passes.sharpness(),
             passes.y_pred,
@@ -52,7 +57,7 @@ def sam_gradient(model, forward, weights, batch, step, value_and_grad, loop, may
         """Seeds and counters, of which there is no average, and metrics, which add up."""
         return not keras.backend.is_float_dtype(variable.dtype) or id(variable) in metrics
 
-    return over_micro_batches(run, batch, rule.m, rule.ascent_fraction, loop, is_carried)
+    return over_micro_batches(run, batch, rule.m, rule.ascent_fraction, backend.loop, is_carried)
 
 
 def track(model, sharpness, result, batch, step):

@@ -1,6 +1,7 @@
 """The TensorFlow backend: gradients by `tf.GradientTape`, one train step a replica."""
 
 import contextlib
+import functools
 
 import keras
 import tensorflow as tf
@@ -9,7 +10,6 @@ from keras_sam.backend import keras_private
 from keras_sam.backend.passes import (
     MISSED_WEIGHTS,
     Batch,
-    Forward,
     check_not_rematerialized,
     check_weights,
     loss_scale,
@@ -78,17 +78,15 @@ def train_step(model, sharpness, data):
     batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
     _build(model, batch.x)
     rule, optimizer, variables = model.sam, model.optimizer, model.trainable_variables
-    forward = Forward(model, scale=loss_scale(optimizer), guard=_guard)
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     step = rule.step(optimizer.iterations, variables)._replace(share=replica * _SHARES)
     result = sam_gradient(
         model,
-        forward,
         [tf.convert_to_tensor(v.value) for v in variables],
         batch,
         step,
-        value_and_grad,
-        loop,
+        scale=loss_scale(optimizer),
+        guards=lambda: functools.partial(_guard, model),
         may_skip=not _skipping_would_deadlock(model),
         all_reduce=_all_reduce if rule.m == "global" and _num_replicas() > 1 else None,
     )

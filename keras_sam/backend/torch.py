@@ -1,15 +1,16 @@
 """The torch backend: gradients by `torch.autograd.grad`, with respect to tensors that are no parameters."""
 
+import contextlib
 import contextvars
 
 import keras
 import torch
+from keras import ops
 
 from keras_sam.backend.keras_private import torch_wrappers
 from keras_sam.backend.passes import (
     MISSED_WEIGHTS,
     Batch,
-    Forward,
     check_not_rematerialized,
     check_weights,
     loss_scale,
@@ -95,12 +96,26 @@ def train_step(model, sharpness, data):
     batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
     check_model(model)
     optimizer, variables = model.optimizer, model.trainable_variables
-    step = model.sam.step(optimizer.iterations.value, variables)
-    forward = Forward(model, scale=loss_scale(optimizer))
+    step = model.sam.step(ops.convert_to_tensor(optimizer.iterations), variables)
     weights = [v.value.detach() for v in variables]
+    scale = loss_scale(optimizer)
     with torch.no_grad():
-        result = sam_gradient(model, forward, weights, batch, step, value_and_grad, loop)
+        result = sam_gradient(model, weights, batch, step, scale=scale, guards=_same_random_numbers)
         optimizer.apply(result.gradient, variables)
         for variable, value in result.updates:
             variable.assign(value)
         return track(model, sharpness, result, batch, step)
+
+
+def _same_random_numbers():
+    """A guard under which each evaluation draws the same numbers: unseeded dropout asks torch's own generators."""
+    devices = [torch.cuda] if torch.cuda.is_initialized() else []
+    states = [(source, source.get_rng_state()) for source in (torch, *devices)]
+
+    @contextlib.contextmanager
+    def guard():
+        for source, state in states:
+            source.set_rng_state(state)
+        yield
+
+    return guard

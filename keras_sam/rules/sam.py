@@ -123,8 +123,7 @@ class SAM:
         result = [None] * len(weights)
         if not indices:
             return result
-        # float16 has neither the range nor the digits for a norm over all weights.
-        dtypes = [keras.backend.result_type(weights[i].dtype, "float32") for i in indices]
+        dtypes = [_at_least_float32(weights[i].dtype) for i in indices]
         moves = self.perturbation(
             [ops.cast(weights[i], d) for i, d in zip(indices, dtypes)],
             [ops.cast(gradient[i], d) for i, d in zip(indices, dtypes)],
@@ -219,6 +218,12 @@ class SAM:
                 "(`keras_sam.backend.value_and_grad` can). Leave `second_order` out."
             )
         return term
+
+
+def _at_least_float32(dtype):
+    """float16 has neither the range nor the digits for a norm over all weights."""
+    dtype = keras.backend.standardize_dtype(dtype)
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
 def _moved(weights, epsilon):
