@@ -34,6 +34,15 @@ def float64():
         jax.config.update("jax_enable_x64", False)
 
 
+if BACKEND == "jax":
+    import tempfile
+
+    import jax
+
+    # Models that differ in their numbers alone compile once.
+    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
 if BACKEND == "tensorflow":
     import tensorflow as tf
 

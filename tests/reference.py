@@ -24,6 +24,30 @@ def epsilon(gradient, rho, p):
     return [rho * np.sign(g) * np.abs(g) ** (q - 1) / denominator for g in gradient]
 
 
+def ascent(gradient_at, weights, rho, p=2, ascent_steps=1, moved=None):
+    """ε̂ after some steps of projected ascent (C.6); only the weights that are `moved` count and move."""
+    moved = [True] * len(weights) if moved is None else moved
+    e = [np.zeros_like(w) for w in weights]
+    for _ in range(ascent_steps):
+        gradient = gradient_at([w + e_ for w, e_ in zip(weights, e)])
+        step = iter(epsilon([g for g, m in zip(gradient, moved) if m], rho, p))
+        e = [e_ + next(step) if m else e_ for e_, m in zip(e, moved)]
+        length = norm(e, p)
+        e = [e_ * min(1.0, rho / length) for e_ in e]
+    return e
+
+
+def second_order_term(hessian, gradient, perturbed_gradient, rho, p=2):
+    """(∂ε̂/∂w)ᵀ g̃ = H (∂ε̂/∂g)ᵀ g̃ with the Jacobian of equation 2 by central differences; flat vectors."""
+    h = 1e-6 * np.abs(gradient).max()
+    columns = [
+        (epsilon([gradient + h * unit], rho, p)[0] - epsilon([gradient - h * unit], rho, p)[0]) / (2 * h)
+        for unit in np.eye(len(gradient))
+    ]
+    jacobian = np.stack(columns, axis=1)
+    return hessian @ jacobian.T @ perturbed_gradient
+
+
 def loss_and_gradient(weights, x, y, decay=0.0):
     A, a, B, b = weights
     hidden = np.tanh(x @ A + a)
@@ -35,20 +59,33 @@ def loss_and_gradient(weights, x, y, decay=0.0):
     return loss, gradient
 
 
-def sam_gradient(weights, x, y, rho, p=2, decay=0.0):
+def sam_gradient(weights, x, y, rho, p=2, decay=0.0, ascent_steps=1, ascent_fraction=1.0, moved=None):
     """Equation 3, with the clean loss and the sharpness L(w + ε̂) − L(w)."""
-    loss, gradient = loss_and_gradient(weights, x, y, decay)
-    perturbed = [w + e for w, e in zip(weights, epsilon(gradient, rho, p))]
-    perturbed_loss, gradient = loss_and_gradient(perturbed, x, y, decay)
+    share = max(1, int(ascent_fraction * len(x) + 0.5))
+    clean = x[:share], y[:share]
+    loss, _ = loss_and_gradient(weights, *clean, decay)
+    e = ascent(lambda w: loss_and_gradient(w, *clean, decay)[1], weights, rho, p, ascent_steps, moved)
+    perturbed_loss, gradient = loss_and_gradient([w + e_ for w, e_ in zip(weights, e)], x, y, decay)
     return loss, perturbed_loss - loss, gradient
 
 
-def train(weights, batches, learning_rate, rho, p=2, decay=0.0, momentum=0.0, num_replicas=1):
+def micro_batch_gradient(weights, x, y, rho, m=None, **options):
+    """Section 4.1: each m examples have an ε̂ of their own; what they give is averaged by their numbers."""
+    cuts = range(m or len(x), len(x), m or len(x))
+    parts = list(zip(np.split(x, cuts), np.split(y, cuts)))
+    shares = [len(x_) / len(x) for x_, _ in parts]
+    results = [sam_gradient(weights, x_, y_, rho, **options) for x_, y_ in parts]
+    losses, sharpnesses, gradients = zip(*results)
+    gradient = [sum(s * g for s, g in zip(shares, per_part)) for per_part in zip(*gradients)]
+    return np.dot(shares, losses), np.dot(shares, sharpnesses), gradient
+
+
+def train(weights, batches, learning_rate, rho, momentum=0.0, num_replicas=1, **options):
     """Algorithm 1 over batches, each replica with an ε̂ of its own from its share of the batch."""
     velocity = [np.zeros_like(w) for w in weights]
     for x, y in batches:
         shares = zip(np.split(x, num_replicas), np.split(y, num_replicas))
-        gradients = [sam_gradient(weights, x_, y_, rho, p, decay)[2] for x_, y_ in shares]
+        gradients = [micro_batch_gradient(weights, x_, y_, rho, **options)[2] for x_, y_ in shares]
         gradient = [np.mean(g, axis=0) for g in zip(*gradients)]
         velocity = [momentum * v - learning_rate * g for v, g in zip(velocity, gradient)]
         weights = [w + v for w, v in zip(weights, velocity)]

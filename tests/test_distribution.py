@@ -35,7 +35,7 @@ def test_each_replica_perturbs_by_its_own_gradient(mirrored, replicas, p):
     weights = [v.numpy() for v in model.trainable_variables]
     batches = list(zip(np.split(x, 4), np.split(y, 4)))
     shares = [(np.split(x_, replicas), np.split(y_, replicas)) for x_, y_ in batches]
-    steps = [reference.train(weights, batches[:i], 0.125, 0.1, p, 1 / 64, 0.75, replicas) for i in range(5)]
+    steps = [reference.train(weights, batches[:i], 0.125, 0.1, 0.75, replicas, p=p, decay=1 / 64) for i in range(5)]
     logs = [reference.sam_gradient(w, *xy, 0.1, p, 1 / 64)[:2] for w, s in zip(steps, shares) for xy in zip(*s)]
 
     history = model.fit(x, y, batch_size=8, shuffle=False, verbose=0).history

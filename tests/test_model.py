@@ -46,7 +46,7 @@ def test_training_equals_algorithm_1_in_numpy(p, steps):
     optimizer = keras.optimizers.SGD(0.125, momentum=0.75)
     model.compile(optimizer, keras.losses.MeanSquaredError(dtype="float64"), sam=keras_sam.SAM(rho=0.1, p=p))
     batches = list(oracle.batches(x, y, 8, steps))
-    expected = reference.train(weights_of(model), batches, 0.125, 0.1, p, DECAY, momentum=0.75)
+    expected = reference.train(weights_of(model), batches, 0.125, 0.1, momentum=0.75, p=p, decay=DECAY)
     for batch in batches:
         model.train_on_batch(*batch)
     for got, want in zip(weights_of(model), expected):

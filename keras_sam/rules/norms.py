@@ -56,8 +56,8 @@ def steepest_ascent(gradient, rho, p=2.0):
 
 def into_ball(epsilon, rho, p=2.0):
     """ε scaled back into the ball of p-norm ρ where it left it: ε · min(1, ρ / ‖ε‖_p)."""
-    factor = ops.minimum(1.0, rho * _inverse(norm(epsilon, p)))
-    # An ε of 0 is in the ball, and the inverse of its norm is 0 as well.
+    length = norm(epsilon, p)
+    factor = ops.where(length > rho, rho * _inverse(length), 1.0)
     return [factor * e for e in epsilon]
 
 

@@ -1,0 +1,282 @@
+"""The table that every rule passes on every backend: one row a rule, one test a property.
+
+`KERAS_BACKEND=jax pytest tests/test_conformance.py` and the like; `pytest` runs all backends, each in its own process.
+"""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import reference
+from conftest import BACKEND
+from keras import layers, ops
+from oracle import to_numpy, values_of
+from test_model import DECAY, FLOAT64, MODES, data, tanh_net, weights_of
+
+import keras_sam
+from keras_sam import backend
+from keras_sam.rules.norms import norm
+
+RHO = 0.1
+SAM = keras_sam.SAM
+# A new rule adds a row here, with its gradient on the quadratic below in `closed_form`.
+RULES = {
+    "SAM": SAM(RHO),
+    "p=1": SAM(RHO, p=1),
+    "p=1.5": SAM(RHO, p=1.5),
+    "p=inf": SAM(RHO, p=math.inf),
+    "m": SAM(RHO, m=3),
+    "global": SAM(RHO, m="global"),
+    "ascent_steps": SAM(RHO, ascent_steps=3),
+    "ascent_steps, p=inf": SAM(RHO, ascent_steps=2, p=math.inf),
+    "ascent_fraction": SAM(RHO, ascent_fraction=0.25),
+    "m, ascent_fraction": SAM(RHO, m=3, ascent_fraction=0.5),
+    "second_order": SAM(RHO, second_order=True),
+    "second_order, p=1.5, m": SAM(RHO, p=1.5, second_order=True, m=3),
+    "where": SAM(RHO, where="gamma|beta"),
+    "random": keras_sam.RandomPerturbation(RHO, seed=1),
+    "random, m": keras_sam.RandomPerturbation(RHO, seed=1, m=3),
+}
+EVERY_RULE = pytest.mark.parametrize("name", RULES)
+
+# L(w) = ½ wᵀ H w over w = (kernel, gamma), so that every gradient and every Hessian is known without a network.
+H = np.array(
+    [
+        [2.0, 0.5, 0.0, 0.3, -0.2],
+        [0.5, 1.0, 0.4, 0.0, 0.1],
+        [0.0, 0.4, 3.0, -0.6, 0.0],
+        [0.3, 0.0, -0.6, 1.5, 0.7],
+        [-0.2, 0.1, 0.0, 0.7, 0.8],
+    ]
+)
+W = np.array([1.0, -1.0, 0.5, 0.25, -0.75])
+CUT = 3
+
+
+def quadratic(weights):
+    # Not a matrix product, which Keras computes in float32 on JAX and torch.
+    flat = ops.concatenate([ops.reshape(w, [-1]) for w in weights])
+    return 0.5 * ops.sum(ops.convert_to_tensor(H, dtype=flat.dtype) * flat[:, None] * flat[None, :])
+
+
+def variables():
+    return [keras.Variable(w, name=name) for w, name in zip(np.split(W, [CUT]), ["kernel", "gamma"])]
+
+
+def applied(rule, weights=None, value_and_grad=None, iteration=0):
+    weights = np.split(W, [CUT]) if weights is None else weights
+    weights = [ops.convert_to_tensor(w) for w in weights]
+    value_and_grad = value_and_grad or backend.value_and_grad(quadratic)
+    gradient, _ = rule.gradient(value_and_grad, weights, rule.step(iteration, variables()))
+    return gradient
+
+
+def closed_form(rule):
+    """The gradient to apply on the quadratic, in NumPy."""
+    w = np.split(W, [CUT])
+    moved = [rule.where is None, True]
+
+    def gradient_at(weights):
+        return np.split(H @ np.concatenate(weights), [CUT])
+
+    if isinstance(rule, keras_sam.RandomPerturbation):
+        tensors = [ops.convert_to_tensor(w_) for w_ in w]
+        drawn = rule.ascend(tensors, tensors, rule.step(0, variables()))
+        return H @ (W + np.concatenate([to_numpy(e) for e in drawn]))
+    e = reference.ascent(gradient_at, w, RHO, rule.p, rule.ascent_steps, moved)
+    gradient = H @ (W + np.concatenate(e))
+    if rule.second_order:
+        gradient = gradient + reference.second_order_term(H, H @ W, gradient, RHO, rule.p)
+    return gradient
+
+
+@EVERY_RULE
+@pytest.mark.usefixtures("float64")
+def test_closed_form_on_a_quadratic(name):
+    rule = RULES[name]
+    got = np.concatenate([to_numpy(g) for g in applied(rule)])
+    # The Jacobian of the second-order term is a central difference.
+    np.testing.assert_allclose(got, closed_form(rule), rtol=1e-8 if rule.second_order else 1e-12)
+
+
+@EVERY_RULE
+@pytest.mark.usefixtures("float64")
+def test_epsilon_has_norm_rho_and_solves_the_dual_problem(name):
+    """‖ε‖_p = ρ; after one step of ascent ⟨g, ε⟩ = ρ ‖g‖_q as well, which no ε of that norm exceeds."""
+    rule = RULES[name]
+    weights, gradient = ([ops.convert_to_tensor(a) for a in np.split(v, [CUT])] for v in (W, H @ W))
+    epsilon = rule.ascend(weights, gradient, rule.step(0, variables()))
+    for _ in range(rule.ascent_steps - 1):
+        epsilon = rule.ascend(weights, gradient, rule.step(0, variables()), epsilon)
+    present = [(e, g) for e, g in zip(epsilon, gradient) if e is not None]
+    np.testing.assert_allclose(to_numpy(norm([e for e, _ in present], rule.p)), RHO, rtol=1e-12)
+    if isinstance(rule, keras_sam.RandomPerturbation):
+        return
+    q = {1: math.inf, math.inf: 1}.get(rule.p) or rule.p / (rule.p - 1)
+    slope = sum(float(ops.sum(e * g)) for e, g in present)
+    np.testing.assert_allclose(slope, RHO * float(norm([g for _, g in present], q)), rtol=1e-12)
+
+
+@EVERY_RULE
+def test_a_zero_gradient_moves_nothing(name):
+    rule = RULES[name]
+    gradient = applied(rule, [np.zeros(CUT, "float32"), np.zeros(5 - CUT, "float32")])
+    if isinstance(rule, keras_sam.RandomPerturbation):
+        assert all(np.isfinite(to_numpy(g)).all() for g in gradient)
+        return
+    for g in gradient:
+        np.testing.assert_array_equal(to_numpy(g), np.zeros_like(to_numpy(g)))
+
+
+@EVERY_RULE
+def test_a_missing_gradient_stays_missing_and_its_weight_stays_put(name):
+    rule, seen = RULES[name], []
+
+    def value_and_grad(weights):
+        value, (gradient,) = backend.value_and_grad(lambda w: ops.sum(w[0] ** 2))(weights[1:])
+        seen.append([to_numpy(ops.stop_gradient(w)) for w in weights] if len(seen) < 2 else None)
+        return value, [None, gradient]
+
+    got = applied(rule, [np.ones(3, "float32"), np.ones(2, "float32")], value_and_grad)
+    assert got[0] is None
+    assert np.isfinite(to_numpy(got[1])).all()
+    np.testing.assert_array_equal(seen[1][0], np.ones(3))
+    assert np.abs(seen[1][1] - 1).max() > 0.01
+
+
+@EVERY_RULE
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_the_dtypes_of_the_weights_are_kept(name, dtype):
+    rule, seen = RULES[name], []
+
+    def value_and_grad(weights):
+        seen.extend(keras.backend.standardize_dtype(w.dtype) for w in weights)
+        return backend.value_and_grad(quadratic)(weights)
+
+    weights = [ops.cast(w, dtype) for w in np.split(W.astype("float32"), [CUT])]
+    gradient, _ = rule.gradient(value_and_grad, weights, rule.step(0, variables()))
+    assert {*seen, *(keras.backend.standardize_dtype(g.dtype) for g in gradient)} == {dtype}
+
+
+def small_net(cls=keras_sam.SAMModel):
+    """BatchNormalization, whose gamma and beta `where` finds; no Dropout, of which Keras does not save the seeds."""
+    inputs = keras.Input((3,))
+    x = layers.BatchNormalization()(layers.Dense(6, "tanh", kernel_regularizer="l2")(inputs))
+    return cls(inputs, layers.Dense(2)(x))
+
+
+def compiled(rule, build=small_net, cls=keras_sam.SAMModel, **options):
+    keras.utils.set_random_seed(1)
+    model = build(cls)
+    options = options if cls is keras.Model else {"sam": rule, **options}
+    model.compile(keras.optimizers.SGD(0.125, momentum=0.75), "mse", metrics=["mae"], **options)
+    return model
+
+
+def table(rows=24):
+    return [a.astype("float32") for a in data(rows)]
+
+
+FIT = {"batch_size": 8, "shuffle": False, "verbose": 0}
+
+
+@EVERY_RULE
+def test_a_constant_rho_of_0_is_keras_to_the_bit(name):
+    config = {**RULES[name].get_config(), "rho": 0.0}
+    x, y = table()
+    model, plain = compiled(type(RULES[name]).from_config(config)), compiled(None, cls=keras.Model)
+    history = model.fit(x, y, epochs=2, validation_data=(x, y), **FIT).history
+    assert history == plain.fit(x, y, epochs=2, validation_data=(x, y), **FIT).history
+    for got, want in zip(values_of(model.variables), values_of(plain.variables), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+@EVERY_RULE
+@pytest.mark.usefixtures("float64")
+def test_training_equals_numpy(name):
+    """Batches of 8, 8 and 6: weights after three steps, and the logs of the first."""
+    rule = RULES[name]
+    if isinstance(rule, keras_sam.RandomPerturbation) or rule.second_order or rule.where:
+        pytest.skip("needs random numbers, a Hessian or BatchNormalization, which the net of reference.py has not")
+    x, y = data(22)
+    model = tanh_net()
+    optimizer = keras.optimizers.SGD(0.125, momentum=0.75)
+    model.compile(optimizer, keras.losses.MeanSquaredError(dtype="float64"), sam=rule)
+    m = rule.m if isinstance(rule.m, int) else None
+    options = {"p": rule.p, "ascent_steps": rule.ascent_steps, "ascent_fraction": rule.ascent_fraction, "decay": DECAY}
+    batches = [(x[i : i + 8], y[i : i + 8]) for i in (0, 8, 16)]
+    expected = reference.train(weights_of(model), batches, 0.125, RHO, momentum=0.75, m=m, **options)
+    loss, sharpness, _ = reference.micro_batch_gradient(weights_of(model), *batches[0], RHO, m, **options)
+    for i, batch in enumerate(batches):
+        logs = model.train_on_batch(*batch, return_dict=True)
+        if i == 0:
+            np.testing.assert_allclose([logs["loss"], logs["sharpness"]], [loss, sharpness], rtol=1e-5)
+    for got, want in zip(weights_of(model), expected):
+        np.testing.assert_allclose(got, want, **FLOAT64)
+
+
+@EVERY_RULE
+def test_save_load_and_resume_equals_training_at_a_stretch(name, tmp_path):
+    x, y = table()
+    straight, halved = compiled(RULES[name]), compiled(RULES[name])
+    straight.fit(x, y, epochs=4, **FIT)
+    halved.fit(x, y, epochs=2, **FIT)
+    halved.save(tmp_path / "model.keras")
+    resumed = keras.models.load_model(tmp_path / "model.keras")
+    assert resumed.sam.get_config() == RULES[name].get_config()
+    resumed.fit(x, y, epochs=4, initial_epoch=2, **FIT)
+    expected = straight.variables + straight.optimizer.variables
+    for got, want in zip(resumed.variables + resumed.optimizer.variables, expected, strict=True):
+        np.testing.assert_array_equal(to_numpy(got), to_numpy(want), err_msg=want.path)
+
+
+@EVERY_RULE
+def test_every_way_to_compile_gives_the_same_numbers_and_no_step_is_traced_again(name):
+    """Graph, eager and XLA on TensorFlow, jitted and eager on JAX; a last batch of another size in each epoch."""
+    calls, results = [], []
+
+    class Counting(layers.Layer):
+        def call(self, x):
+            calls.append(x.shape)
+            return x
+
+    def build(cls):
+        inputs = keras.Input((3,))
+        x = layers.BatchNormalization()(layers.Dense(6, "tanh")(Counting()(inputs)))
+        return cls(inputs, layers.Dense(2)(x))
+
+    modes = MODES
+    if BACKEND == "tensorflow" and name.startswith("random"):
+        modes = MODES[:2]  # XLA draws other random numbers than the other kernels
+    elif BACKEND == "jax" and name not in ("SAM", "m"):
+        modes = MODES[:1]  # eager loops compile in each step, for a quarter of a minute a rule
+    x, y = table(22)
+    for options in modes:
+        model = compiled(RULES[name], build, **options)
+        model.fit(x, y, epochs=1, **FIT)
+        calls.clear()
+        history = model.fit(x, y, epochs=2, **FIT).history
+        if BACKEND != "torch" and not options.get("run_eagerly"):
+            assert calls == []
+        results.append([*history["loss"], *history["sharpness"], *values_of(model.variables)])
+    for other in results[1:]:
+        for got, want in zip(other, results[0], strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
+
+
+@EVERY_RULE
+def test_config_and_repr_round_trip(name):
+    rule = RULES[name]
+    config = keras.saving.serialize_keras_object(rule)
+    again = keras_sam.rules.get(config)
+    assert type(again) is type(rule)
+    assert again.get_config() == rule.get_config()
+    assert (
+        eval(repr(rule), {"SAM": SAM, "RandomPerturbation": keras_sam.RandomPerturbation}).get_config()
+        == config["config"]
+    )
+
+
+def test_the_table_has_every_rule():
+    assert {type(rule) for rule in RULES.values()} == set(keras_sam.rules._BY_NAME.values())
