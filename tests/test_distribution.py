@@ -1,5 +1,7 @@
 """MirroredStrategy: each replica an ε̂ of its own, one average of SAM gradients."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -55,6 +57,88 @@ def test_one_epsilon_for_the_whole_batch_would_be_another_step():
     (own,) = (reference.train(weights, [(x, y)], 0.1, 0.1, num_replicas=2)[:1],)
     (shared,) = (reference.train(weights, [(x, y)], 0.1, 0.1, num_replicas=1)[:1],)
     assert np.abs(own[0] - shared[0]).max() > 1e-5
+
+
+RULES = {
+    "micro-batches": ({"m": 2}, 2, {"m": 2}),
+    "micro-batches that m does not divide": ({"m": 3, "ascent_fraction": 0.5}, 2, {"m": 3, "ascent_fraction": 0.5}),
+    "ascent_steps": ({"ascent_steps": 2}, 2, {"ascent_steps": 2}),
+    "global": ({"m": "global"}, 1, {}),
+    "global, ascent_steps": ({"m": "global", "ascent_steps": 2, "p": 4}, 1, {"ascent_steps": 2, "p": 4}),
+}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("scheduled", [False, True])
+@pytest.mark.parametrize("name", RULES)
+def test_every_share_of_the_batch_has_the_epsilon_that_m_says(mirrored, name, scheduled):
+    """Two replicas; `m="global"` is the ε̂ of a single one that has the whole batch."""
+    options, replicas, expected_options = RULES[name]
+    x, y = data()
+    rho = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.125, 0.0]) if scheduled else 0.125
+    with mirrored(2).scope():
+        model = tanh_net()
+        loss = keras.losses.MeanSquaredError(dtype="float64")
+        model.compile(keras.optimizers.SGD(0.125), loss, sam=keras_sam.SAM(rho, **options))
+    expected = [v.numpy() for v in model.trainable_variables]
+    batches = list(zip(np.split(x, 4), np.split(y, 4)))
+    for i, batch in enumerate(batches):
+        if i < 2 or not scheduled:
+            expected = reference.train(expected, [batch], 0.125, 0.125, 0.0, replicas, decay=1 / 64, **expected_options)
+        else:
+            _, gradient = reference.loss_and_gradient(expected, *batch, 1 / 64)
+            expected = [w - 0.125 * g for w, g in zip(expected, gradient)]
+    model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    for variable, want in zip(model.trainable_variables, expected):
+        np.testing.assert_allclose(variable.numpy(), want, rtol=1e-9, atol=1e-12)
+
+
+def test_m_of_half_the_batch_on_one_device_is_two_replicas(mirrored):
+    """Weights and BatchNormalization's statistics, over six steps."""
+    x, y = (a.astype("float32") for a in data(48))
+
+    def trained(scope, m):
+        keras.utils.set_random_seed(1)
+        with scope:
+            inputs = keras.Input((3,))
+            hidden = layers.BatchNormalization()(layers.Dense(8, "tanh", kernel_regularizer="l2")(inputs))
+            model = keras_sam.SAMModel(inputs, layers.Dense(2)(hidden))
+            model.compile(
+                keras.optimizers.SGD(0.125, momentum=0.75), "mse", metrics=["mae"], sam=keras_sam.SAM(0.1, m=m)
+            )
+        return model, model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0).history
+
+    (replicated, logs), (alone, logs_alone) = trained(mirrored(2).scope(), None), trained(contextlib.nullcontext(), 8)
+    for got, want in zip(alone.variables, replicated.variables, strict=True):
+        # Keras keeps the statistics of each replica to itself; their mean is what one device has.
+        copies = [copy.numpy() for copy in mirrored(2).experimental_local_results(want.value)]
+        np.testing.assert_allclose(got.numpy(), np.mean(copies, axis=0), rtol=1e-5, atol=1e-6, err_msg=want.path)
+    for name in ("loss", "mae", "sharpness"):
+        np.testing.assert_allclose(logs_alone[name], logs[name], rtol=1e-4)
+
+
+@pytest.mark.usefixtures("float64")
+def test_each_replica_and_micro_batch_draws_a_direction_of_its_own(mirrored):
+    x, y = data(8)
+    rule = keras_sam.RandomPerturbation(0.125, m=2, seed=1)
+    with mirrored(2).scope():
+        model = tanh_net()
+        model.compile(keras.optimizers.SGD(1.0), keras.losses.MeanSquaredError(dtype="float64"), sam=rule)
+    weights = [v.numpy() for v in model.trainable_variables]
+    gradients, drawn = [], []
+    for replica in range(2):
+        for number in range(2):
+            step = rule.step(0)._replace(share=replica * 2**20 + number)
+            drawn.append([e.numpy() for e in rule.ascend(weights, weights, step)])
+            rows = slice(4 * replica + 2 * number, 4 * replica + 2 * number + 2)
+            perturbed = [w + e for w, e in zip(weights, drawn[-1])]
+            gradients.append(reference.loss_and_gradient(perturbed, x[rows], y[rows], 1 / 64)[1])
+    model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    for variable, w, *parts in zip(model.trainable_variables, weights, *gradients):
+        np.testing.assert_allclose(variable.numpy(), w - np.mean(parts, axis=0), rtol=1e-9, atol=1e-12)
+    flat = [np.concatenate([e.ravel() for e in epsilon]) / 0.125 for epsilon in drawn]
+    np.testing.assert_allclose(np.linalg.norm(flat, axis=1), 1, rtol=1e-12)
+    assert np.abs(np.corrcoef(flat) - np.eye(4)).max() < 0.7  # of 26 numbers each
 
 
 def stateful_net(cls):

@@ -100,11 +100,11 @@ class Passes:
     def __call__(self, weights):
         if self.loss is None:
             self.loss, self.gradient, (self.y_pred, self.values) = self._unscaled(weights)
-            return self.loss, self.gradient
+            return self.loss, self._shared(self.gradient)
         loss, gradient = self._again(weights)
         if not in_ascent():
             self.perturbed_loss = loss
-        return loss, gradient
+        return loss, self._shared(gradient)
 
     def sharpness(self):
         """L(w + ε̂) − L(w)."""
@@ -130,9 +130,11 @@ class Passes:
         (_, (loss, *state)), gradient = self.evaluate(weights, batch)
         if self.scale is not None:
             gradient = [g if g is None else g / ops.cast(self.scale, g.dtype) for g in gradient]
-        if self.all_reduce is not None and in_ascent():
-            gradient = self.all_reduce(gradient)
         return loss, gradient, state
+
+    def _shared(self, gradient):
+        """Outside of every conditional, in which no replica can wait for the others."""
+        return self.all_reduce(gradient) if self.all_reduce is not None and in_ascent() else gradient
 
     def _again(self, weights):
         if self.second_pass is True:

@@ -153,6 +153,5 @@ def _all_reduce(gradient):
 
 
 def _skipping_would_deadlock(model):
-    """A replica cannot all-reduce inside a conditional: what does so in the second pass has to run always."""
-    collects = keras_private.has_collectives(model) or (model.sam.m == "global" and model.sam.ascent_steps > 1)
-    return _num_replicas() > 1 and collects
+    """A replica cannot all-reduce inside a conditional: SynchronizedBatchNormalization has to run in both passes."""
+    return _num_replicas() > 1 and keras_private.has_collectives(model)

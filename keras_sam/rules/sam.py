@@ -124,15 +124,16 @@ class SAM:
         if not indices:
             return result
         dtypes = [_at_least_float32(weights[i].dtype) for i in indices]
+        rho = step.rho if isinstance(step.rho, float) else ops.cast(step.rho, dtypes[0])
         moves = self.perturbation(
             [ops.cast(weights[i], d) for i, d in zip(indices, dtypes)],
             [ops.cast(gradient[i], d) for i, d in zip(indices, dtypes)],
-            step._replace(variables=step.variables and [step.variables[i] for i in indices]),
+            step._replace(rho=rho, variables=step.variables and [step.variables[i] for i in indices]),
         )
         if epsilon is not None:
             # A weight without a gradient before and with one now has not moved yet.
             moves = [e if epsilon[i] is None else epsilon[i] + e for i, e in zip(indices, moves)]
-            moves = into_ball(moves, step.rho, self.p)
+            moves = into_ball(moves, rho, self.p)
         for i, e in zip(indices, moves):
             result[i] = e
         return result

@@ -1,0 +1,183 @@
+"""`m` and `ascent_fraction` in `fit`: section 4.1 inside one batch, with everything that a batch can hold."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+from conftest import BACKEND
+from keras import layers, ops
+from oracle import to_numpy, values_of
+from test_model import conv_net, images, partly_frozen, table, two_outputs, two_tables
+
+import keras_sam
+
+SAM = keras_sam.SAM
+
+
+def made(build, rule, loss="mse", **options):
+    keras.utils.set_random_seed(3)
+    model = build(keras_sam.SAMModel)
+    # At rate 1 and without momentum the weights move by the gradient.
+    model.compile(keras.optimizers.SGD(1.0), loss, sam=rule, **options)
+    return model
+
+
+def cut(structure, start, stop):
+    return keras.tree.map_structure(lambda a: a[start:stop], structure)
+
+
+def assert_equals_the_mean_of_its_parts(build, x, y, m, sample_weight=None, loss="mse", **rule_options):
+    """One step with `m` moves each variable by the mean of the moves that the parts alone make from the same start."""
+    size = len(keras.tree.flatten(y)[0])
+    whole = made(build, SAM(0.1, m=m, **rule_options), loss)
+    before = values_of(whole.variables)
+    moves, losses = [np.zeros_like(b) for b in before], []
+    for start in range(0, size, m):
+        part = made(build, SAM(0.1, **rule_options), loss)
+        rows = start, min(start + m, size)
+        weights = None if sample_weight is None else cut(sample_weight, *rows)
+        logs = part.train_on_batch(cut(x, *rows), cut(y, *rows), sample_weight=weights, return_dict=True)
+        share = (rows[1] - rows[0]) / size
+        losses.append((share * logs["loss"], share * logs["sharpness"]))
+        moves = [move + share * (after - b) for move, after, b in zip(moves, values_of(part.variables), before)]
+    logs = whole.train_on_batch(x, y, sample_weight=sample_weight, return_dict=True)
+    np.testing.assert_allclose([logs["loss"], logs["sharpness"]], np.sum(losses, axis=0), rtol=1e-3, atol=1e-5)
+    for variable, b, move in zip(whole.variables, before, moves):
+        if "seed" not in variable.path:
+            np.testing.assert_allclose(to_numpy(variable) - b, move, rtol=1e-3, atol=2e-6, err_msg=variable.path)
+
+
+@pytest.mark.parametrize(("m", "size"), [(1, 4), (5, 24), (8, 24)])
+def test_dict_inputs_several_losses_and_sample_weights(m, size):
+    x, y = cut(two_tables(), 0, size)
+    weights = {"c": np.linspace(0, 2, size).astype("float32"), "d": np.linspace(1, 0, size).astype("float32")}
+    assert_equals_the_mean_of_its_parts(two_outputs, x, y, m, weights, {"c": "mse", "d": "mae"})
+
+
+@pytest.mark.parametrize("options", [{}, {"p": 1.5}, {"ascent_fraction": 0.5}, {"second_order": True}], ids=str)
+def test_batch_normalization(options):
+    assert_equals_the_mean_of_its_parts(partly_frozen, *table(), 7, **options)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_a_micro_batch_whose_sample_weights_are_all_0_gives_no_nan():
+    weights = np.ones(24, "float32")
+    weights[8:16] = 0
+    assert_equals_the_mean_of_its_parts(partly_frozen, *table(), 8, weights)
+    # What Keras averages over the weights themselves is 0 / 0 there, or nearly.
+    model = made(partly_frozen, SAM(0.1, m=8), keras.losses.MeanSquaredError(reduction="mean_with_sample_weight"))
+    logs = model.train_on_batch(*table(), sample_weight=weights, return_dict=True)
+    assert np.isfinite([*logs.values()]).all()
+    assert all(np.isfinite(v).all() for v in values_of(model.variables))
+
+
+def test_all_sample_weights_0_in_the_whole_batch_gives_no_nan():
+    model = made(partly_frozen, SAM(0.1))
+    before = values_of(model.trainable_variables)
+    model.train_on_batch(*table(), sample_weight=np.zeros(24, "float32"))
+    for got, want in zip(values_of(model.trainable_variables), before):
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("m", [24, 100])
+def test_a_larger_m_than_the_batch_is_one_micro_batch(m):
+    x, y = table()
+    got, want = made(partly_frozen, SAM(0.1, m=m)), made(partly_frozen, SAM(0.1))
+    for model in (got, want):
+        model.train_on_batch(x, y)
+    for g, w in zip(values_of(got.variables), values_of(want.variables)):
+        np.testing.assert_allclose(g, w, rtol=1e-6, atol=1e-7)
+
+
+class Recorder(keras_sam.SAMModel):
+    """Keeps the predictions of the pass at w."""
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        with contextlib.suppress(TypeError, ValueError):  # while Keras builds the metrics there are no values
+            self.seen = [to_numpy(a) for a in (x, y, y_pred)]
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+
+@pytest.mark.parametrize(("m", "fraction"), [(7, 1.0), (7, 0.5), (24, 0.25), (None, 0.25), (5, 0.01)])
+def test_metrics_see_the_predictions_of_the_rows_that_chose_epsilon_in_their_order(m, fraction):
+    x, y = table()
+    inputs = keras.Input((3,))
+    model = Recorder(inputs, layers.Dense(2)(inputs))
+    model.compile("sgd", "mse", metrics=["mae"], sam=SAM(0.1, m=m, ascent_fraction=fraction), run_eagerly=True)
+    parts = np.split(np.arange(24), range(m or 24, 24, m or 24))
+    rows = np.concatenate([part[: max(1, int(fraction * len(part) + 0.5))] for part in parts])
+    want = model.predict(x, verbose=0)[rows]
+    logs = model.train_on_batch(x, y, return_dict=True)
+    for got, expected in zip(model.seen, (x[rows], y[rows], want), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logs["mae"], np.abs(want - y[rows]).mean(), rtol=1e-5)
+
+
+def test_dropout_draws_one_mask_a_micro_batch_for_both_passes():
+    """On rows that are alike the predictions tell the masks apart; a tiny ρ tells whether both passes had the same."""
+    x, y = np.ones((24, 40), "float32"), np.zeros((24, 40), "float32")
+    inputs = keras.Input((40,))
+    dropped = layers.Dropout(0.5, seed=1)(inputs)
+    model = Recorder(inputs, layers.Dense(40, kernel_initializer="identity")(dropped))
+    model.compile(keras.optimizers.SGD(0.0), "mse", sam=SAM(1e-6, m=8), run_eagerly=True)
+    logs = model.train_on_batch(x, y, return_dict=True)
+    first = model.seen[2].reshape(3, 8, 40) != 0
+    assert abs(logs["sharpness"]) < 1e-4
+    assert logs["loss"] > 1
+    for a, b in [(0, 1), (0, 2), (1, 2)]:
+        assert 0.3 < (first[a] != first[b]).mean() < 0.7
+    model.train_on_batch(x, y)
+    assert ((model.seen[2].reshape(3, 8, 40) != 0) != first).mean() > 0.3
+
+
+def test_a_metric_updated_in_call_counts_every_micro_batch():
+    class Meter(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.mean = keras.metrics.Mean(name="input")
+
+        def call(self, x, training=False):
+            if training:
+                self.mean.update_state(x)
+            return x
+
+    x, y = table()
+    inputs = keras.Input((3,))
+    model = keras_sam.SAMModel(inputs, layers.Dense(2)(Meter()(inputs)))
+    model.compile("sgd", "mse", sam=SAM(0.1, m=7))
+    logs = model.train_on_batch(x, y, return_dict=True)
+    np.testing.assert_allclose(logs["input"], x.mean(), rtol=1e-5)
+
+
+def test_everything_in_one_net_trains_and_learns_nothing_false():
+    """Convolutions, BatchNormalization, Dropout, `add_loss` and a regularizer, a last batch that m does not divide."""
+    x, y = images()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = made(conv_net, SAM(0.05, m=5), loss, metrics=["accuracy"])
+    history = model.fit(x, y, batch_size=11, epochs=2, verbose=0).history
+    assert set(history) == {"loss", "accuracy", "sharpness"}
+    assert np.isfinite([*history.values()]).all()
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="XLA's own account of the memory")
+def test_only_one_micro_batchs_activations_are_alive():
+    import jax
+
+    def wide(cls):
+        inputs = keras.Input((16, 16, 3))
+        x = inputs
+        for _ in range(4):
+            x = layers.Conv2D(16, 3, padding="same", activation="relu")(x)
+        return cls(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+
+    def temporary_bytes(m):
+        model = made(wide, SAM(0.1, m=m))
+        model.optimizer.build(model.trainable_variables)
+        groups = model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
+        state = tuple([v.value for v in group] for group in (*groups, model.metrics_variables))
+        batch = ops.ones((64, 16, 16, 3)), ops.ones((64, 2))
+        step = jax.jit(model.train_step, donate_argnums=0)
+        return step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(8) < 0.25 * temporary_bytes(None)
