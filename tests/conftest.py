@@ -1,7 +1,9 @@
 """The backend that `KERAS_BACKEND` names, and the same random state for every test."""
 
 import functools
+import importlib
 import os
+import sys
 
 BACKEND = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -12,6 +14,31 @@ import pytest  # noqa: E402
 # What is said in terms of TensorFlow, or of no backend at all and long; other backends run the rest.
 TENSORFLOW = ["benchmarks", "demo", "distribution", "backends", "traps_tensorflow", "docs"]
 collect_ignore = [] if BACKEND == "tensorflow" else [f"test_{name}.py" for name in TENSORFLOW]
+
+
+def pytest_collection_modifyitems(session, config, items):
+    """The other backends' suites run beside the other tests: begun before them, waited for after them."""
+    waiting = [item for item in items if item.path.stem == "test_backends"]
+    items[:] = [item for item in items if item not in waiting] + waiting
+
+
+def pytest_collection_finish(session):
+    if not session.config.option.collectonly:
+        for item in session.items:
+            if item.path.stem == "test_backends":
+                sys.modules["test_backends"].start(item.callspec.params["name"])
+
+
+def pytest_sessionfinish(session):
+    if "test_backends" in sys.modules:
+        sys.modules["test_backends"].stop()
+
+
+def required(module):
+    """The module, or a skip where it is not installed, or a failure where KERAS_SAM_TEST_ALL is set."""
+    if os.environ.get("KERAS_SAM_TEST_ALL"):
+        return importlib.import_module(module)
+    return pytest.importorskip(module)
 
 
 @pytest.fixture(autouse=True)

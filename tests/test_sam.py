@@ -156,3 +156,99 @@ def test_repr_names_the_arguments():
     assert repr(keras_sam.SAM(rho=0.1)) == "SAM(rho=0.1)"
     assert repr(keras_sam.SAM(rho=0.1, p="inf", m=8, where="gamma")) == "SAM(rho=0.1, p='inf', m=8, where='gamma')"
     assert repr(keras_sam.SAM(rho=SCHEDULES.ExponentialDecay(0.1, 10, 0.5))) == "SAM(rho=ExponentialDecay)"
+
+
+BAD = {
+    "m": [0, -1, 2.5, "all", True, [8]],
+    "ascent_steps": [0, -1, 1.5, "2", None, True],
+    "ascent_fraction": [0, 0.0, -0.5, 1.5, math.nan, "0.5", None, True],
+    "second_order": [1, "yes", None],
+    "where": ["(", 3, ["gamma"]],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_a_bad_argument_is_refused_with_what_was_expected(name, value):
+    with pytest.raises(ValueError, match=rf"(?s)Received `{name}=.*expected"):
+        keras_sam.SAM(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"p": 1}, "piecewise constant"),
+        ({"p": "inf"}, "piecewise constant"),
+        ({"p": 3}, r"expected a `p` in \(1, 2\]"),
+        ({"ascent_steps": 2}, "expected `ascent_steps=1`"),
+        ({"m": "global"}, "no replica can differentiate through the gradients of the others"),
+    ],
+)
+def test_second_order_is_refused_where_it_cannot_be_had(options, message):
+    with pytest.raises(ValueError, match=message):
+        keras_sam.SAM(second_order=True, **options)
+
+
+def test_second_order_is_refused_where_the_loss_has_no_second_derivative():
+    def linear(weights):
+        return ops.sum(weights[0]) * 1.0
+
+    if keras.backend.backend() == "jax":  # where a missing gradient is zero, and so is the term
+        np.testing.assert_array_equal(applied(keras_sam.SAM(second_order=True), backend.value_and_grad(linear))[0], 1)
+        return
+    with pytest.raises(ValueError, match="needs second derivatives"):
+        applied(keras_sam.SAM(second_order=True), backend.value_and_grad(linear))
+
+
+def test_where_needs_the_variables():
+    rule = keras_sam.SAM(where="gamma")
+    with pytest.raises(ValueError, match=r"rule.step\(iterations, variables\)"):
+        applied(rule)
+
+
+def test_where_that_matches_nothing_is_refused_at_compile_with_what_was_meant():
+    inputs = keras.Input((3,))
+    model = keras_sam.SAMModel(inputs, keras.layers.BatchNormalization(name="bn")(inputs), name="net")
+    message = r"(?s)`where='gama'` matches none of the 2 trainable variables of `net`.*Did you mean 'gamma'\?"
+    with pytest.raises(ValueError, match=message):
+        model.compile("sgd", "mse", sam=keras_sam.SAM(where="gama"))
+    model.compile("sgd", "mse", sam=keras_sam.SAM(where="gam+a"))
+
+
+def test_where_that_matches_nothing_is_refused_in_the_first_step_of_a_model_that_was_not_built():
+    class Net(keras_sam.SAMModel):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Net()
+    model.compile("sgd", "mse", sam=keras_sam.SAM(where="gamma"))
+    with pytest.raises(ValueError, match="matches none of the 2 trainable variables"):
+        model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+
+
+def test_a_random_perturbation_without_a_seed_draws_and_keeps_one():
+    keras.utils.set_random_seed(5)
+    first = keras_sam.RandomPerturbation()
+    keras.utils.set_random_seed(5)
+    assert keras_sam.RandomPerturbation().get_config() == first.get_config()
+    assert keras_sam.RandomPerturbation().seed != first.seed
+    with pytest.raises(ValueError, match="must be an integer"):
+        keras_sam.RandomPerturbation(seed="1")
+
+
+def test_random_directions_are_isotropic_and_new_each_step_and_share():
+    rule = keras_sam.RandomPerturbation(rho=1.0, seed=3)
+    weights = [ops.zeros((2, 1000)), ops.zeros(500)]
+    steps = [rule.step(i)._replace(share=share) for i in range(8) for share in (0, 1, 2**20)]
+    draws = np.stack([np.concatenate([np.ravel(e) for e in rule.ascend(weights, weights, step)]) for step in steps])
+    np.testing.assert_allclose(np.linalg.norm(draws, axis=1), 1, rtol=1e-6)
+    correlation = draws @ draws.T - np.eye(len(draws))
+    assert np.abs(correlation).max() < 5 / math.sqrt(2500)
+    scaled = draws * math.sqrt(2500)  # standard normal numbers
+    assert abs(scaled.mean()) < 5 / math.sqrt(scaled.size)
+    assert abs((scaled**4).mean() - 3) < 0.2
+    # No weight gets, in a later step, the numbers of its neighbour.
+    assert np.abs([np.corrcoef(a[:1000], b[1000:2000])[0, 1] for a in draws for b in draws]).max() < 5 / math.sqrt(1000)

@@ -1,0 +1,41 @@
+"""All tests that are not TensorFlow's own, on JAX and on torch, each backend in a process of its own."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import pytest
+from conftest import required
+
+TESTS = pathlib.Path(__file__).parent
+running = {}
+
+
+def start(name):
+    """Begin the suite of a backend, if it is installed; conftest.py does so before the first test."""
+    if name in running or importlib.util.find_spec(name) is None:
+        return
+    log = pathlib.Path(tempfile.mkdtemp()) / f"{name}.log"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=5", str(TESTS)]
+    environment = {**os.environ, "KERAS_BACKEND": name}
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=TESTS.parent, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    running[name] = process, log
+
+
+def stop():
+    for process, _ in running.values():
+        process.kill()
+
+
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_the_suite_passes_on(name):
+    required(name)
+    process, log = running[name]
+    code = process.wait(timeout=1200)
+    text = log.read_text()
+    print(text[-6000:])
+    assert code == 0, f"{name}: {text.strip().splitlines()[-1]}"
