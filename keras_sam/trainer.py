@@ -6,6 +6,7 @@ import types
 import keras
 
 from keras_sam import backend, rules
+from keras_sam.backend import keras_private
 
 
 class SAMTrainer:
@@ -89,10 +90,12 @@ class SAMTrainer:
 
     def get_compile_config(self):
         config = super().get_compile_config()
-        return {**config, "sam": keras.saving.serialize_keras_object(self.sam)} if config else config
+        if not config:
+            return config
+        return {**keras_private.portable(config), "sam": keras.saving.serialize_keras_object(self.sam)}
 
     def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.compile(**keras.saving.deserialize_keras_object(keras_private.portable(config)))
         # Keras loads the optimizer's variables next, and drops them all unless each exists already.
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)

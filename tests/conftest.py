@@ -7,6 +7,7 @@ import sys
 
 BACKEND = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 
 import keras  # noqa: E402
 import pytest  # noqa: E402

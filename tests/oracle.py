@@ -67,7 +67,8 @@ def _jax(jit_compile):
 
 def _torch(jit_compile):
     def evaluate(model, x, y, sample_weight):
-        model.zero_grad()
+        for variable in model.trainable_variables:  # `zero_grad` misses what LoRA added
+            variable.value.grad = None
         loss = model.compute_loss(x, y, model(x, training=True), sample_weight)
         loss.backward()
         return loss.detach(), [

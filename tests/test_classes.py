@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from conftest import BACKEND
+from conftest import BACKEND, required
 from keras import layers, ops
 from oracle import to_numpy
 
@@ -95,6 +95,41 @@ def test_the_mixin_serves_models_of_others():
     assert set(model.train_on_batch(X, Y, return_dict=True)) == {"loss", "sharpness"}
     for got, want in zip(model.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_the_mixin_on_a_keras_hub_classifier_with_lora():
+    """Its own `compile` with "auto" everywhere, a preprocessor, a functional class made by its own constructor."""
+    keras_hub = required("keras_hub")
+
+    class SAMClassifier(keras_sam.SAMTrainer, keras_hub.models.BertTextClassifier):
+        pass
+
+    def made(cls):
+        keras.utils.set_random_seed(1)
+        sizes = {"vocabulary_size": 30, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
+        backbone = keras_hub.models.BertBackbone(**sizes, dropout=0.0, max_sequence_length=6)
+        backbone.enable_lora(2)
+        return cls(backbone=backbone, num_classes=3, dropout=0.0)
+
+    random = np.random.default_rng(0)
+    tokens = {
+        "token_ids": random.integers(0, 30, (16, 6)),
+        "segment_ids": np.zeros((16, 6), "int32"),
+        "padding_mask": np.ones((16, 6), "int32"),
+    }
+    labels = random.integers(0, 3, 16)
+    model, plain = made(SAMClassifier), made(keras_hub.models.BertTextClassifier)
+    assert any("lora" in v.path for v in model.trainable_variables)
+    model.compile(optimizer=keras.optimizers.SGD(0.1), sam=keras_sam.SAM(rho=0.1))
+    plain.compile(optimizer=keras.optimizers.SGD(0.1))
+    clean, perturbed = oracle.train_on_batch(plain, tokens, labels, rho=0.1)
+    logs = model.train_on_batch(tokens, labels, return_dict=True)
+    assert set(logs) == {"loss", "sharpness", "sparse_categorical_accuracy"}
+    np.testing.assert_allclose([logs["loss"], logs["sharpness"]], [clean, perturbed - clean], rtol=1e-3)
+    for got, want in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+    # What the classifier does by itself goes on: "auto" losses and metrics, `fit` with several inputs.
+    assert set(model.fit(tokens, labels, batch_size=8, verbose=0).history) == set(logs)
 
 
 def test_the_mixin_on_a_functional_class():

@@ -23,6 +23,12 @@ def test_keras_still_has_the_attributes(name):
     assert hasattr(model, name), f"Keras {keras.__version__} renamed Model.{name}"
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="about the torch backend")
+def test_keras_still_has_the_modules_of_torchs_optimizers():
+    path = type(keras.optimizers.SGD()).__module__
+    assert path.startswith(keras_private.TORCH_OPTIMIZERS), f"Keras {keras.__version__} moved them to {path}"
+
+
 def test_no_other_file_touches_a_private_name():
     """`keras.src` and the attributes above occur in keras_private.py alone."""
     names = "|".join(map(re.escape, keras_private.ATTRIBUTES))

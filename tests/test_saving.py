@@ -1,6 +1,7 @@
 """Nothing is lost between processes: saved, loaded elsewhere and trained on equals trained at a stretch."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import textwrap
@@ -8,7 +9,7 @@ import textwrap
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND
+from conftest import BACKEND, required
 from keras import layers
 from oracle import to_numpy
 
@@ -68,10 +69,10 @@ def compiled(rule, optimizer, build):
     return model
 
 
-def in_a_new_process(code, *arguments):
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+def in_a_new_process(code, *arguments, backend=BACKEND):
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
 
@@ -100,6 +101,24 @@ def test_save_load_in_a_new_process_and_resume_equals_training_at_a_stretch(rule
     assert len(resumed.files) == len(variables)
     for name, variable in zip(resumed.files, variables):
         np.testing.assert_array_equal(resumed[name], to_numpy(variable), err_msg=variable.path)
+
+
+@pytest.mark.parametrize("backend", {"tensorflow": ["jax", "torch"]}.get(BACKEND, ["tensorflow"]))
+def test_a_model_trained_on_one_backend_resumes_on_another(backend, tmp_path, request):
+    """With Adam's moments and the place in two schedules."""
+    required(backend)
+    straight, halved = compiled("schedule", "adam", net), compiled("schedule", "adam", net)
+    straight.fit(X, Y, epochs=4, **FIT)
+    halved.fit(X, Y, epochs=2, **FIT)
+    halved.save(tmp_path / "model.keras")
+    paths = tmp_path / "model.keras", tmp_path / "resumed.npz", request.path.parent
+    printed = in_a_new_process(RESUME, *paths, backend=backend)
+    assert printed.strip() == str(RULES["schedule"]().get_config())
+    resumed = np.load(tmp_path / "resumed.npz")
+    variables = straight.variables + straight.optimizer.variables
+    assert len(resumed.files) == len(variables)
+    for name, variable in zip(resumed.files, variables):
+        np.testing.assert_allclose(resumed[name], to_numpy(variable), rtol=2e-3, atol=2e-5, err_msg=variable.path)
 
 
 def test_an_interrupted_fit_is_taken_up_by_backup_and_restore(tmp_path):

@@ -16,6 +16,7 @@ __all__ = [
     "functional_init_arguments",
     "has_collectives",
     "is_built",
+    "portable",
     "rematerialized",
     "torch_wrappers",
     "total_loss",
@@ -28,6 +29,8 @@ IMPORTS = {
     "keras.src.models.functional.Functional": "what `keras.Model(inputs, outputs)` is an instance of",
     "keras.src.models.model.functional_init_arguments": "Keras's own test for that call",
 }
+# The modules whose classes `keras.optimizers` gives on torch, and which Keras names in the files of such models.
+TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 ATTRIBUTES = {
     "_call_has_training_arg": "a model whose `call` has no `training` argument is called without, as Keras does",
     "_compute_loss": "calls `compute_loss` of user classes written before it had a `training` argument",
@@ -68,3 +71,15 @@ def rematerialized(model):
 def torch_wrappers(model):
     """The layers of torch modules, which keep parameters of their own beside Keras's variables."""
     return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.TorchModuleWrapper)]
+
+
+def portable(config):
+    """A serialized config that every backend can read: on torch Keras writes down optimizers that need torch."""
+    if isinstance(config, (list, tuple)):
+        return [portable(c) for c in config]
+    if not isinstance(config, dict):
+        return config
+    config = {key: portable(value) for key, value in config.items()}
+    if str(config.get("module")).startswith(TORCH_OPTIMIZERS):
+        config.update(module="keras.optimizers", registered_name=None)
+    return config

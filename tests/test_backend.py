@@ -1,0 +1,156 @@
+"""What is special about each backend's train step: purity and donation, compilers, layers that it cannot follow."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import BACKEND
+from keras import layers, ops
+from oracle import values_of
+
+import keras_sam
+
+on_jax = pytest.mark.skipif(BACKEND != "jax", reason="about the JAX backend")
+on_torch = pytest.mark.skipif(BACKEND != "torch", reason="about the torch backend")
+X = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
+Y = X[:, :2] * 0.5
+
+
+def made(rule="sam", cls=keras_sam.SAMModel, layer=None, **options):
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((3,))
+    x = layers.Dense(8, "tanh")(inputs)
+    model = cls(inputs, layers.Dense(2)(x if layer is None else layer(x)))
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", **options, **({} if rule is None else {"sam": rule}))
+    return model
+
+
+def assert_same(model, expected, rtol=1e-5, atol=1e-6):
+    for got, want in zip(values_of(model.variables), values_of(expected.variables), strict=True):
+        np.testing.assert_allclose(got, want, rtol=rtol, atol=atol)
+
+
+@on_jax
+def test_the_train_step_is_pure_and_gives_its_state_away():
+    """It leaves every variable alone, and XLA may reuse what it is given, as in plain Keras."""
+    for cls, rule in [(keras_sam.SAMModel, keras_sam.SAM(0.1, m=8)), (keras.Model, None)]:
+        model = made(rule, cls)
+        model.train_on_batch(X, Y)
+        groups = [model.trainable_variables, model.non_trainable_variables, model.optimizer.variables]
+        before = [values_of(group) for group in groups]
+        state = tuple([ops.copy(v.value) for v in group] for group in [*groups, model.metrics_variables])
+        _, new_state = model.train_function(state, iter([(ops.convert_to_tensor(X), ops.convert_to_tensor(Y))]))
+        assert all(array.is_deleted() for array in state[0] + state[2])
+        assert not any(array.is_deleted() for group in new_state for array in group)
+        for group, values in zip(groups, before):
+            for got, want in zip(values_of(group), values):
+                np.testing.assert_array_equal(got, want)
+
+
+@on_jax
+def test_rematerialized_layers_train_as_others_do():
+    with keras.RematScope(mode="full"):
+        remembered = layers.Dense(4, "tanh")
+    model, expected = made(layer=remembered), made(layer=layers.Dense(4, "tanh"))
+    expected.set_weights(model.get_weights())
+    for m in (model, expected):
+        m.fit(X, Y, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    assert_same(model, expected)
+
+
+@on_jax
+def test_a_distribution_over_devices_has_to_ask_for_one_epsilon():
+    expected = made()
+    expected.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=keras.distribution.list_devices()))
+    try:
+        with pytest.raises(ValueError, match=r"DataParallel on several devices.*expected `m='global'`"):
+            made()
+        model = made(keras_sam.SAM(m="global"))
+        model.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
+    finally:
+        keras.distribution.set_distribution(None)
+    assert_same(model, expected)
+
+
+@on_torch
+def test_a_wrapped_module_is_refused_by_name():
+    import torch
+
+    class Net(keras_sam.SAMModel):
+        def __init__(self):
+            super().__init__()
+            self.wrapped = layers.TorchModuleWrapper(torch.nn.Linear(3, 2), name="wrapped")
+
+        def call(self, x):
+            return self.wrapped(x)
+
+    with pytest.raises(ValueError, match=r"(?s)own copy of `wrapped`.*TorchModuleWrapper.*sam=None"):
+        Net().compile("sgd", "mse")
+
+
+@on_torch
+def test_rematerialized_layers_are_refused_by_name():
+    with keras.RematScope(mode="full"):
+        layer = layers.Dense(4, name="remembered")
+    with pytest.raises(ValueError, match=r"`remembered` was made under `keras.RematScope`, which on the torch"):
+        made(layer=layer)
+
+
+@on_torch
+def test_torch_compile_gives_the_same_numbers():
+    model, expected = made(jit_compile=True), made()
+    for m in (model, expected):
+        m.fit(X, Y, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    assert_same(model, expected)
+
+
+@on_torch
+def test_no_graph_and_no_gradient_outlive_a_step():
+    model = made(keras_sam.SAM(0.1, m=8, second_order=True))
+    model.train_on_batch(X, Y)
+    for variable in model.variables + model.optimizer.variables + model.metrics_variables:
+        assert variable.value.grad is None
+        assert variable.value.grad_fn is None
+
+
+@on_torch
+def test_unseeded_dropout_draws_the_same_mask_in_both_passes_and_another_one_next_step():
+    masks = []
+
+    class Recorder(layers.Layer):
+        def call(self, x):
+            if ops.shape(x)[0] == 24:
+                masks.append(ops.convert_to_numpy(ops.stop_gradient(x)) != 0)
+            return x
+
+    inputs = keras.Input((3,))
+    x = Recorder()(layers.Dropout(0.5)(layers.Dense(64)(inputs)))
+    model = keras_sam.SAMModel(inputs, layers.Dense(2)(x))
+    model.compile("sgd", "mse", sam=keras_sam.SAM(ascent_steps=2))
+    model.train_on_batch(X, Y)
+    model.train_on_batch(X, Y)
+    first, second = masks[-6:-3], masks[-3:]
+    for step in (first, second):
+        np.testing.assert_array_equal(step[0], step[1])
+        np.testing.assert_array_equal(step[0], step[2])
+    assert (first[0] != second[0]).mean() > 0.4  # two independent masks differ in half of their entries
+
+
+def test_an_overflow_in_one_micro_batch_skips_the_update_and_halves_the_scale():
+    def build(m):
+        inputs = keras.Input((3,))
+        model = keras_sam.SAMModel(inputs, layers.Dense(2, dtype="mixed_float16")(inputs))
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=1024.0)
+        model.compile(optimizer, "mse", sam=keras_sam.SAM(0.1, p=float("inf"), m=m))
+        return model, optimizer
+
+    for bad, scale, iterations in [(1e4, 512.0, 0), (1.0, 1024.0, 1)]:
+        x = X.copy()
+        x[10] = bad  # of the second micro-batch of three
+        model, optimizer = build(8)
+        before = values_of(model.trainable_variables)
+        model.train_on_batch(x, Y)
+        assert float(optimizer.dynamic_scale) == scale
+        assert int(optimizer.iterations) == iterations
+        moved = any((got != want).any() for got, want in zip(values_of(model.trainable_variables), before))
+        assert moved == bool(iterations)
