@@ -66,7 +66,7 @@ VARIANTS = {
     "SAM(ascent_steps=2)": Variant(SAM(rho=0.05, ascent_steps=2), 1.5 * EXACT_LIMIT),
     "SAM(ascent_fraction=0.25)": Variant(SAM(rho=0.05, ascent_fraction=0.25), 1.45),
     "SAM(second_order)": Variant(SAM(rho=0.05, second_order=True), None, None),
-    "SAM(where=gamma|beta)": Variant(SAM(rho=0.05, where="gamma|beta")),
+    "SAM(where=…)": Variant(SAM(rho=0.05, where="gamma|beta|bias")),
 }
 
 
@@ -89,7 +89,6 @@ def batch_of(batch_size, image_size, num_classes=10, seed=0):
 
 def runner(model, batch):
     """A function that runs a number of training steps on `batch` and waits for the last."""
-    model.train_on_batch(*batch)  # builds what is not built yet
     model.make_train_function()
     one_step = {"tensorflow": _tensorflow_step, "jax": _jax_step, "torch": _torch_step}[keras.backend.backend()]
     one_step = one_step(model, batch)
@@ -114,6 +113,7 @@ def _torch_step(model, batch):
 
 def _jax_step(model, batch):
     """The train function gives its state away and returns the next one, as in `fit`."""
+    model.train_on_batch(*batch)  # builds the optimizer and the metrics
     groups = model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
     # Copies, since the variables' own arrays are shared with the other models.
     state = [tuple([keras.ops.copy(v.value) for v in group] for group in (*groups, model.metrics_variables))]

@@ -86,14 +86,15 @@ def over_micro_batches(run, batch, m, fraction, loop, is_carried):
     last = run(rows(batch, count * m), count, ())
     whole = _map(lambda a: _stacked(a, count, m), batch)
     variables = [variable for variable, _ in last.updates]
+    to_carry = [v for v in variables if is_carried(v)]
 
     def split(result):
         """What is averaged, what is carried on, and the predictions, as lists of tensors."""
-        values = [value for _, value in result.updates]
-        averaged = [value for v, value in zip(variables, values) if not is_carried(v)]
+        value_of = {id(v): value for v, value in result.updates}
+        averaged = [value_of[id(v)] for v in variables if not is_carried(v)]
         averaged += [g for g in result.gradient if g is not None]
         averaged += [*keras.tree.flatten(result.state), result.loss, result.sharpness]
-        return averaged, [c for v, c in zip(variables, values) if is_carried(v)], keras.tree.flatten(result.y_pred)
+        return averaged, [value_of[id(v)] for v in to_carry], keras.tree.flatten(result.y_pred)
 
     def weighted(tensors, rows):
         return [t * (ops.cast(rows, t.dtype) / ops.cast(size, t.dtype)) for t in tensors]
@@ -101,7 +102,6 @@ def over_micro_batches(run, batch, m, fraction, loop, is_carried):
     averaged, carried, predicted = split(last)
     share = share_of(m, fraction)
     outputs = [ops.zeros((count, share, *ops.shape(y)[1:]), dtype=y.dtype) for y in predicted]
-    to_carry = [v for v in variables if is_carried(v)]
 
     def body(i, carry):
         sums, carried, outputs = carry
@@ -121,7 +121,15 @@ def over_micro_batches(run, batch, m, fraction, loop, is_carried):
 
 
 def _map(function, structure):
-    return keras.tree.map_structure(lambda a: None if a is None else function(ops.convert_to_tensor(a)), structure)
+    def apply(a):
+        if type(a).__name__ in ("SparseTensor", "RaggedTensor", "BCOO"):
+            raise ValueError(
+                f"`m` and `ascent_fraction` cut a batch into rows, and this one has a {type(a).__name__}, which cannot "
+                "be cut. Make it dense, or leave them out."
+            )
+        return None if a is None else function(ops.convert_to_tensor(a))
+
+    return keras.tree.map_structure(apply, structure)
 
 
 def _stacked(a, count, m):

@@ -50,7 +50,7 @@ class Forward:
         self.state = list(state)
         self.scale = scale
         self.guard = guard
-        self.updated = []
+        self.updated = None
 
     def __call__(self, weights, batch):
         """Evaluates the loss.
@@ -61,14 +61,15 @@ class Forward:
 
         Returns:
             The scaled loss; then the loss itself, the predictions, and the values that the forward pass would have
-            assigned to the variables that `updated` lists from then on.
+            assigned. To which variables, `updated` lists from the first evaluation on.
         """
         variables = self.model.trainable_variables
         with self.guard() as on_update, Scope([*self.state, *zip(variables, weights)], on_update) as scope:
             y_pred = keras_private.call_for_training(self.model, batch.x)
             loss = keras_private.total_loss(self.model, batch.x, batch.y, y_pred, batch.sample_weight)
-        self.updated = [variable for variable, _ in scope.updates.values()]
-        _check_no_weight_is_assigned(self.updated, variables)
+        updated = [variable for variable, _ in scope.updates.values()]
+        _check_no_weight_is_assigned(updated, variables)
+        self.updated = updated if self.updated is None else self.updated
         scaled = loss if self.scale is None else loss * ops.cast(self.scale, loss.dtype)
         return scaled, (loss, y_pred, [value for _, value in scope.updates.values()])
 

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_sam import backend
 from keras_sam.backend import keras_private
-from keras_sam.backend.micro_batches import Result, ascent_rows, num_examples, over_micro_batches, rows, share_of
+from keras_sam.backend.micro_batches import Result, ascent_rows, num_examples, over_micro_batches
 from keras_sam.backend.passes import Forward, Passes
 
 
@@ -41,8 +41,8 @@ def sam_gradient(model, weights, batch, step, state=(), scale=None, guards=None,
         def evaluate(weights, batch):
             return backend.value_and_grad(lambda w: forward(w, batch), has_aux=True)(weights)
 
-        share = rows(batch, 0, share_of(num_examples(batch), rule.ascent_fraction))
-        passes = Passes(evaluate, batch, share, scale, second_pass, all_reduce)
+        ascent_batch = ascent_rows(batch, None, rule.ascent_fraction)
+        passes = Passes(evaluate, batch, ascent_batch, scale, second_pass, all_reduce)
         gradient, rule_state = rule.gradient(passes, weights, step._replace(share=step.share + number))
         return Result(
             passes.for_optimizer(gradient, variables),
