@@ -97,6 +97,7 @@ def test_the_mixin_serves_models_of_others():
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="half a minute on JAX, and none of its layers is a backend's own")
 def test_the_mixin_on_a_keras_hub_classifier_with_lora():
     """Its own `compile` with "auto" everywhere, a preprocessor, a functional class made by its own constructor."""
     keras_hub = required("keras_hub")

@@ -13,6 +13,8 @@ import keras_sam
 README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
 PUBLIC = [
     keras_sam.SAM,
+    keras_sam.SAM.gradient,
+    keras_sam.RandomPerturbation,
     keras_sam.SAMModel,
     keras_sam.SAMModel.from_model,
     keras_sam.SAMTrainer,

@@ -116,7 +116,8 @@ def sharpness(model, split, rho):
 
     rule, weights = keras_sam.SAM(rho), [ops.convert_to_tensor(v) for v in model.trainable_variables]
     clean, gradient = backend.value_and_grad(loss)(weights)
-    return float(loss(rule.perturb(weights, gradient, rule.step(0))) - clean)
+    epsilon = rule.ascend(weights, gradient, rule.step(0))
+    return float(loss([w + e for w, e in zip(weights, epsilon)]) - clean)
 
 
 def summarize(histories):
