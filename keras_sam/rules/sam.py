@@ -39,7 +39,7 @@ class SAM:
             back into it (appendix C.6). A training step costs one gradient more. Defaults to `1`.
         ascent_fraction: Float in (0, 1], the share of the (micro-)batch, from its start, that chooses ε̂. The loss and
             the metrics that are logged are of that share, and so are BatchNormalization's statistics; a training
-            step costs 1 + `ascent_fraction` plain ones. Defaults to `1.0`.
+            step costs 1 + `ascent_fraction` plain ones, also where a schedule of `rho` is 0. Defaults to `1.0`.
         second_order: Boolean, whether to add the term dropped before equation 3, the derivative of ε̂ by w: a product
             with the Hessian (appendix C.4). Needs `p` in (1, 2] and a single ascent step. Defaults to `False`.
         where: Regular expression searched in each `variable.path`; what does not match is not perturbed, and the norm
@@ -123,17 +123,12 @@ class SAM:
         result = [None] * len(weights)
         if not indices:
             return result
-        dtypes = [_at_least_float32(weights[i].dtype) for i in indices]
-        rho = step.rho if isinstance(step.rho, float) else ops.cast(step.rho, dtypes[0])
-        moves = self.perturbation(
-            [ops.cast(weights[i], d) for i, d in zip(indices, dtypes)],
-            [ops.cast(gradient[i], d) for i, d in zip(indices, dtypes)],
-            step._replace(rho=rho, variables=step.variables and [step.variables[i] for i in indices]),
-        )
+        chosen_weights, chosen_gradient, step = self._chosen(indices, weights, gradient, step)
+        moves = self.perturbation(chosen_weights, chosen_gradient, step)
         if epsilon is not None:
             # A weight without a gradient before and with one now has not moved yet.
             moves = [e if epsilon[i] is None else epsilon[i] + e for i, e in zip(indices, moves)]
-            moves = into_ball(moves, rho, self.p)
+            moves = into_ball(moves, step.rho, self.p)
         for i, e in zip(indices, moves):
             result[i] = e
         return result
@@ -196,16 +191,28 @@ class SAM:
             return False
         return self.where is None or re.search(self.where, variable.path) is not None
 
+    def _chosen(self, indices, weights, gradient, step):
+        """The weights of these indices alone, with their gradients and their step, in float32 at least."""
+        dtypes = [_at_least_float32(weights[i].dtype) for i in indices]
+        rho = step.rho if isinstance(step.rho, float) else ops.cast(step.rho, dtypes[0])
+        variables = step.variables and [step.variables[i] for i in indices]
+        return (
+            [ops.cast(weights[i], dtype) for i, dtype in zip(indices, dtypes)],
+            [ops.cast(gradient[i], dtype) for i, dtype in zip(indices, dtypes)],
+            step._replace(rho=rho, variables=variables),
+        )
+
     def _second_order_term(self, value_and_grad, weights, clean_gradient, gradient, epsilon, step):
         """(∂ε̂/∂w)ᵀ g̃ = H (∂ε̂/∂g)ᵀ g̃: since H is symmetric, the gradient of ⟨∇L(w), v⟩ for a constant v."""
         indices = [i for i, e in enumerate(epsilon) if e is not None]
         if not indices:
             return epsilon
         descent = [ops.cast(gradient[i], epsilon[i].dtype) for i in indices]
-        clean = [ops.cast(clean_gradient[i], epsilon[i].dtype) for i in indices]
-        _, vector = backend.value_and_grad(lambda g: _dot(self.perturbation(weights, g, step), descent))(clean)
+        chosen, clean, step = self._chosen(indices, weights, clean_gradient, step)
+        _, vector = backend.value_and_grad(lambda g: _dot(self.perturbation(chosen, g, step), descent))(clean)
         # At g = 0, where ε̂ is 0 by definition, the root has no derivative.
-        vector = [ops.where(norm(clean) > 0, v, 0.0) for v in vector]
+        length = norm(clean)
+        vector = [ops.where(length > 0, v, ops.zeros_like(v)) for v in vector]
 
         def slope(weights):
             _, at_weights = value_and_grad(weights)
