@@ -1,5 +1,8 @@
 """What is special about each backend's train step: purity and donation, compilers, layers that it cannot follow."""
 
+import ast
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +16,16 @@ on_jax = pytest.mark.skipif(BACKEND != "jax", reason="about the JAX backend")
 on_torch = pytest.mark.skipif(BACKEND != "torch", reason="about the torch backend")
 X = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
 Y = X[:, :2] * 0.5
+
+
+def test_the_files_of_all_backends_have_the_same_names():
+    folder = pathlib.Path(keras_sam.backend.__file__).parent
+    names = []
+    for name in ("tensorflow", "jax", "torch"):
+        tree = ast.parse((folder / f"{name}.py").read_text())
+        functions = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        names.append({function for function in functions if not function.startswith("_")})
+    assert names[0] == names[1] == names[2] == set(keras_sam.backend.__all__)
 
 
 def made(rule="sam", cls=keras_sam.SAMModel, layer=None, **options):

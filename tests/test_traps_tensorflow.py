@@ -116,6 +116,22 @@ def test_dropout_in_a_cell_is_refused_by_name_and_works_unrolled():
     assert unrolled.train_on_batch(x, TARGETS)[1] != 0
 
 
+def test_sparse_inputs_train_whole_and_are_refused_in_micro_batches():
+    inputs = keras.Input((3,), sparse=True)
+    model = keras_sam.SAMModel(inputs, layers.Dense(2)(inputs))
+    dense = model_of(layers.Dense(2))
+    dense.set_weights(model.get_weights())
+    for m in (model, dense):
+        m.compile("sgd", "mse", sam=keras_sam.SAM(0.1))
+    sparse = tf.sparse.from_dense(ROWS)
+    model.train_on_batch(sparse, TARGETS)
+    dense.train_on_batch(ROWS, TARGETS)
+    np.testing.assert_allclose(model.get_weights()[0], dense.get_weights()[0], rtol=1e-5)
+    model.compile("sgd", "mse", sam=keras_sam.SAM(m=4))
+    with pytest.raises(ValueError, match="has a SparseTensor, which cannot be cut"):
+        model.train_on_batch(sparse, TARGETS)
+
+
 SYNCHRONIZED = """
 import keras, keras_sam, numpy as np, tensorflow as tf
 tf.config.set_logical_device_configuration(
