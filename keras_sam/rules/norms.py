@@ -12,13 +12,18 @@ def norm(tensors, p=2.0):
     """The p-norm of all entries of a list of tensors together; 0 where every entry is 0."""
     if p == 2:
         # Without the division below, which a step of SAM would feel: squares leave float32 beyond 1e19 and 1e-19 only.
-        return ops.sqrt(sum(ops.sum(ops.square(t)) for t in tensors))
+        return ops.sqrt(_total(ops.sum(ops.square(t)) for t in tensors))
     largest = ops.max(ops.stack([ops.max(ops.abs(t)) for t in tensors]))
     if p == math.inf:
         return largest
     # Relative to the largest entry no power can overflow, and the sum is at least 1.
     inverse = _inverse(largest)
-    return largest * ops.power(sum(ops.sum(ops.power(ops.abs(t) * inverse, p)) for t in tensors), 1.0 / p)
+    return largest * ops.power(_total(ops.sum(ops.power(ops.abs(t) * inverse, p)) for t in tensors), 1.0 / p)
+
+
+def _total(scalars):
+    """All at once: a chain of additions would be a part of the step in which nothing else can run."""
+    return ops.sum(ops.stack(list(scalars)))
 
 
 def steepest_ascent(gradient, rho, p=2.0):
