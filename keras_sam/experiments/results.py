@@ -19,6 +19,12 @@ import keras_sam
 ROOT = Path(keras_sam.__file__).resolve().parents[1]
 
 
+def _devices():
+    if keras.backend.backend() == "torch":  # for which Keras lists none
+        return [str(keras.ops.zeros(()).device)]
+    return keras.distribution.list_devices()
+
+
 def provenance():
     """Command, versions, machine, commit and date of this process, as a dict for JSON."""
     backend = keras.backend.backend()
@@ -31,7 +37,7 @@ def provenance():
             **{name: version for name, version in packages.items() if version},
         },
         "backend": backend,
-        "devices": keras.distribution.list_devices(),
+        "devices": _devices(),
         "machine": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
         "commit": COMMIT,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
