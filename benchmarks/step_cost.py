@@ -32,7 +32,7 @@ from keras_sam import SAM
 # Two gradients and one update; torch runs them without a compiler that would fuse what comes on top.
 EXACT_LIMIT = 2.1 if keras.backend.backend() == "torch" else 2.0
 # Small batches make poorer use of a processor, whatever the rule.
-MICRO_BATCH_LIMIT = 1.1 * EXACT_LIMIT
+MICRO_BATCH_LIMIT = 1.15 * EXACT_LIMIT
 
 
 class Variant(NamedTuple):
