@@ -13,26 +13,26 @@ import keras  # noqa: E402
 import pytest  # noqa: E402
 
 # What is said in terms of TensorFlow, or of no backend at all and long; other backends run the rest.
-TENSORFLOW = ["benchmarks", "demo", "distribution", "backends", "traps_tensorflow", "docs"]
+TENSORFLOW = ["benchmarks", "demo", "distribution", "other_backends", "traps_tensorflow", "docs"]
 collect_ignore = [] if BACKEND == "tensorflow" else [f"test_{name}.py" for name in TENSORFLOW]
 
 
 def pytest_collection_modifyitems(session, config, items):
     """The other backends' suites run beside the other tests: begun before them, waited for after them."""
-    waiting = [item for item in items if item.path.stem == "test_backends"]
+    waiting = [item for item in items if item.path.stem == "test_other_backends"]
     items[:] = [item for item in items if item not in waiting] + waiting
 
 
 def pytest_collection_finish(session):
     if not session.config.option.collectonly:
         for item in session.items:
-            if item.path.stem == "test_backends":
-                sys.modules["test_backends"].start(item.callspec.params["name"])
+            if item.path.stem == "test_other_backends":
+                sys.modules["test_other_backends"].start(item.callspec.params["name"])
 
 
 def pytest_sessionfinish(session):
-    if "test_backends" in sys.modules:
-        sys.modules["test_backends"].stop()
+    if "test_other_backends" in sys.modules:
+        sys.modules["test_other_backends"].stop()
 
 
 def required(module):

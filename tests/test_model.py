@@ -1,5 +1,6 @@
 """`SAMModel` in `fit`: against NumPy, against Keras, and against perturbing the variables in place."""
 
+import functools
 import math
 
 import keras
@@ -210,12 +211,8 @@ def assert_same_variables(model, expected, **tolerance):
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
-@pytest.mark.parametrize(
-    ("net", "optimizer", "options"),
-    # No optimizer looks at how its gradient was compiled, nor XLA at its clipping.
-    [(*case, options) for case in CASES for options in (MODES if case[1] == "sgd" else MODES[:1])],
-    ids=str,
-)
+@pytest.mark.parametrize("options", MODES, ids=str)
+@pytest.mark.parametrize(("net", "optimizer"), CASES)
 def test_three_steps_equal_perturbing_in_place(net, optimizer, options):
     """Weights, BatchNormalization statistics and seeds, so that masks and batch statistics were the same as well."""
     build, load, compile_options = NETS[net]
@@ -356,7 +353,9 @@ def test_an_error_between_the_passes_leaves_clean_weights():
     model = keras_sam.SAMModel(inputs, layers.Dense(2)(Fails()(inputs)))
     model.compile("sgd", "mse", run_eagerly=True)
     before = weights_of(model)
+    # On JAX a first step that fails inside `fit` leaves a plain model without values as well.
+    train = model.train_on_batch if BACKEND == "jax" else functools.partial(model.fit, verbose=0)
     with pytest.raises(RuntimeError, match="in the second pass"):
-        model.train_on_batch(x, y)
+        train(x, y)
     for got, want in zip(weights_of(model), before):
         np.testing.assert_array_equal(got, want)

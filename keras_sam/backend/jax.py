@@ -31,7 +31,7 @@ def value_and_grad(function, has_aux=False):
 
 def loop(count, body, carry):
     """`carry = body(i, carry)` for i in 0 … count − 1, one after the other."""
-    return jax.lax.fori_loop(0, count, body, carry)
+    return ops.fori_loop(0, count, body, carry)
 
 
 def check_model(model):

@@ -67,9 +67,7 @@ def _detached(value):
 
 def loop(count, body, carry):
     """`carry = body(i, carry)` for i in 0 … count − 1, one after the other."""
-    for i in range(count):
-        carry = body(i, carry)
-    return carry
+    return ops.fori_loop(0, count, body, carry)
 
 
 def check_model(model):

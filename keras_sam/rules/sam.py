@@ -118,6 +118,10 @@ class SAM:
 
         `None` stands for a weight that stays: without a gradient, not matched by `where`, or one that the optimizer
         overwrites, whose "gradient" (a float8 scale) is no direction.
+
+        Args:
+            weights: List of tensors, w. `gradient` and `step` are those of `gradient`.
+            epsilon: What the ascent step before returned, at which `gradient` was taken. Defaults to `None`, no step.
         """
         indices = [i for i, g in enumerate(gradient) if g is not None and self._is_perturbed(step.variables, i)]
         result = [None] * len(weights)
