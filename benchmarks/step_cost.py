@@ -62,7 +62,7 @@ VARIANTS = {
     "SAM(p=inf)": Variant(SAM(rho=1e-4, p="inf")),
     "SAM(rho=schedule)": Variant(SAM(rho=constant(0.05))),
     "SAM(rho=0)": Variant(SAM(rho=0.0), 1.05, 0.1),
-    # Two micro-batches of the default batch, each two gradients of half of it; their sum is one more copy of the weights.
+    # Two micro-batches of the default batch, each two gradients of half of it; their sum is one more copy.
     "SAM(m=32)": Variant(SAM(rho=0.05, m=32), MICRO_BATCH_LIMIT, 3.3),
     # ε̂ is kept beside w + ε̂ until the next step of ascent.
     "SAM(ascent_steps=2)": Variant(SAM(rho=0.05, ascent_steps=2), 1.5 * EXACT_LIMIT, 3.3),
