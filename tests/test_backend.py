@@ -11,6 +11,7 @@ from keras import layers, ops
 from oracle import values_of
 
 import keras_sam
+from keras_sam import backend
 
 on_jax = pytest.mark.skipif(BACKEND != "jax", reason="about the JAX backend")
 on_torch = pytest.mark.skipif(BACKEND != "torch", reason="about the torch backend")
@@ -167,3 +168,32 @@ def test_an_overflow_in_one_micro_batch_skips_the_update_and_halves_the_scale():
         assert int(optimizer.iterations) == iterations
         moved = any((got != want).any() for got, want in zip(values_of(model.trainable_variables), before))
         assert moved == bool(iterations)
+
+
+@on_jax
+@pytest.mark.parametrize("options", [{}, {"strides": 2}, {"dilation_rate": 2}, {"groups": 2}], ids=str)
+def test_gradients_of_convolutions_in_a_conditional_have_the_layout_that_xla_is_fast_at(options):
+    import jax
+    from jax import lax
+
+    layer = layers.Conv2D(4, 3, padding="same", **options)
+    layer.build((2, 7, 7, 4))
+    x = keras.random.normal((2, 7, 7, 4), seed=0)
+
+    def loss(tensors):
+        kernel, x = tensors
+        with keras.StatelessScope([(layer.kernel, kernel)]):
+            return ops.sum(ops.square(layer(x)))
+
+    def gradient(kernel, x):
+        return backend.value_and_grad(loss)([kernel, x])[1]
+
+    def inside(kernel, x):
+        return backend.cond(ops.any(x > 0), lambda: gradient(kernel, x), lambda: [kernel, x])
+
+    for got, want in zip(jax.jit(inside)(layer.kernel.value, x), gradient(layer.kernel.value, x), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    branches = next(e for e in jax.make_jaxpr(inside)(layer.kernel.value, x).eqns if e.primitive.name == "cond")
+    equations = [e for branch in branches.params["branches"] for e in branch.jaxpr.eqns]
+    found = [e.params["dimension_numbers"] for e in equations if e.primitive is lax.conv_general_dilated_p]
+    assert found == 3 * [lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))]

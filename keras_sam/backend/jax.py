@@ -4,6 +4,7 @@ import jax
 import keras
 from keras import ops
 
+from keras_sam.backend.jax_convolutions import in_standard_layout
 from keras_sam.backend.passes import Batch, check_weights, loss_scale
 from keras_sam.backend.step import sam_gradient, track
 
@@ -31,7 +32,12 @@ def value_and_grad(function, has_aux=False):
 
 def loop(count, body, carry):
     """`carry = body(i, carry)` for i in 0 … count − 1, one after the other."""
-    return ops.fori_loop(0, count, body, carry)
+    return ops.fori_loop(0, count, in_standard_layout(body), carry)
+
+
+def cond(condition, if_true, if_false):
+    """`if_true()` where the scalar `condition` is true, else `if_false()`."""
+    return ops.cond(condition, in_standard_layout(if_true), if_false)
 
 
 def check_model(model):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_sam import backend
 from keras_sam.backend import keras_private
 from keras_sam.rules.step import in_ascent
 
@@ -151,7 +152,7 @@ class Passes:
             _check_same_gradients(self.gradient, gradient)
             return loss, [gradient[i] for i in present]
 
-        loss, tensors = ops.cond(self.second_pass, needed, lambda: (self.loss, [self.gradient[i] for i in present]))
+        loss, tensors = backend.cond(self.second_pass, needed, lambda: (self.loss, [self.gradient[i] for i in present]))
         gradient = [None] * len(self.gradient)
         for i, tensor in zip(present, tensors):
             gradient[i] = tensor

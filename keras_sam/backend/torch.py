@@ -70,6 +70,11 @@ def loop(count, body, carry):
     return ops.fori_loop(0, count, body, carry)
 
 
+def cond(condition, if_true, if_false):
+    """`if_true()` where the scalar `condition` is true, else `if_false()`."""
+    return ops.cond(condition, if_true, if_false)
+
+
 def check_model(model):
     """Raise a `ValueError` for a model that SAM would train wrongly on this backend."""
     if model.built:
