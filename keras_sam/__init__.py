@@ -1,10 +1,24 @@
 """Sharpness-Aware Minimization for Keras 3."""
 
-from keras_sam import backend, rules
+from keras_sam import backend, rules, schedules
 from keras_sam.model import SAMModel
-from keras_sam.rules import SAM, RandomPerturbation, in_ascent
+from keras_sam.rules import ASAM, GSAM, MSAM, SAM, FriendlySAM, LookSAM, RandomPerturbation, in_ascent
 from keras_sam.trainer import SAMTrainer
 
 __version__ = "0.1.0"
 
-__all__ = ["SAM", "RandomPerturbation", "SAMModel", "SAMTrainer", "backend", "in_ascent", "rules"]
+__all__ = [
+    "ASAM",
+    "GSAM",
+    "MSAM",
+    "SAM",
+    "FriendlySAM",
+    "LookSAM",
+    "RandomPerturbation",
+    "SAMModel",
+    "SAMTrainer",
+    "backend",
+    "in_ascent",
+    "rules",
+    "schedules",
+]

@@ -6,7 +6,7 @@ import types
 import keras
 
 from keras_sam import backend, rules
-from keras_sam.backend import keras_private
+from keras_sam.backend import keras_private, rule_state
 
 
 class SAMTrainer:
@@ -56,16 +56,22 @@ class SAMTrainer:
         """
         rule = rules.get(sam)
         super().compile(*args, **kwargs)
-        # A constant radius of 0 asks for no second pass ever: that is Keras's own step, to the bit.
-        active = rule is not None and rule.rho != 0
+        if self.optimizer is not None:
+            rule_state.forget(self.optimizer)
         self.sam = rule
+        active = self._is_active()
         if active:
             self._check_trainable()
-        metric = keras.metrics.Mean(name="sharpness") if active else None
+        metric = keras.metrics.Mean(name="sharpness") if active and rule.has_clean_pass else None
         self._sharpness = types.SimpleNamespace(metric=metric, hidden=False)
 
+    def make_train_function(self, *args, **kwargs):
+        if self.built and self._is_active():
+            rule_state.create(self)
+        return super().make_train_function(*args, **kwargs)
+
     def train_step(self, *args):
-        if self._sharpness.metric is None:
+        if not self._is_active():
             return super().train_step(*args)
         return backend.train_step(self, self._sharpness.metric, *args)
 
@@ -97,8 +103,12 @@ class SAMTrainer:
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(keras_private.portable(config)))
         # Keras loads the optimizer's variables next, and drops them all unless each exists already.
-        if self.optimizer is not None and self.built:
-            self.optimizer.build(self.trainable_variables)
+        if self.built:
+            rule_state.create(self)
+
+    def _is_active(self):
+        """A constant radius of 0 asks for no second pass ever: that is Keras's own step, to the bit."""
+        return self.sam is not None and self.sam.perturbs
 
     @contextlib.contextmanager
     def _without_sharpness(self):
@@ -114,6 +124,8 @@ class SAMTrainer:
                 f"Received `sam={self.sam!r}` without an optimizer for `{self.name}`: SAM chooses the gradient, an "
                 "optimizer applies it. Pass `optimizer=…`, or `sam=None` for a model that only predicts."
             )
+        if self.sam.uses_momentum:
+            keras_private.check_momentum(self.optimizer)
         backend.check_model(self)
         if super().train_step.__func__ is not keras.Model.train_step:
             raise ValueError(

@@ -90,3 +90,49 @@ def train(weights, batches, learning_rate, rho, momentum=0.0, num_replicas=1, **
         velocity = [momentum * v - learning_rate * g for v, g in zip(velocity, gradient)]
         weights = [w + v for w, v in zip(weights, velocity)]
     return weights
+
+
+# The other rules, on flat vectors: w, the gradient at any point, and what the rule keeps. Each returns what is applied.
+
+
+def unit(v):
+    return v / np.sqrt(v @ v)
+
+
+def orthogonal(a, b):
+    return a - (a @ b) / (b @ b) * b
+
+
+def asam(gradient_at, w, rho, eta, is_bias):
+    """Kwon et al. 2021, eq. 8; T is 1 for biases."""
+    T, g = np.where(is_bias, 1.0, np.abs(w) + eta), gradient_at(w)
+    return gradient_at(w + rho * T**2 * g / np.sqrt(((T * g) ** 2).sum()))
+
+
+def gsam(gradient_at, w, rho, alpha):
+    """Zhuang et al. 2022, algorithm 1."""
+    g = gradient_at(w)
+    perturbed = gradient_at(w + rho * unit(g))
+    return perturbed - alpha * orthogonal(g, perturbed)
+
+
+def friendly_sam(gradient_at, w, rho, sigma, decay, average):
+    """Li et al. 2024, with the average of the step before; `None` in the first. Returns the next average as well."""
+    g = gradient_at(w)
+    direction = g if average is None else g - sigma * average
+    average = g if average is None else decay * average + (1 - decay) * g
+    return gradient_at(w + rho * unit(direction)), average
+
+
+def looksam(gradient_at, w, rho, alpha, is_due, kept):
+    """Liu et al. 2022, algorithm 1. Returns the part to keep as well."""
+    g = gradient_at(w)
+    if is_due:
+        perturbed = gradient_at(w + rho * unit(g))
+        return perturbed, orthogonal(perturbed, g)
+    return g + alpha * np.sqrt(g @ g) * unit(kept), kept
+
+
+def msam(gradient_at, w, rho, momentum):
+    """Becker et al. 2024, algorithm 1, with momentum v = μv + g, 0 in the first step."""
+    return gradient_at(w if not momentum.any() else w - rho * unit(momentum))

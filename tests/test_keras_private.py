@@ -23,6 +23,14 @@ def test_keras_still_has_the_attributes(name):
     assert hasattr(model, name), f"Keras {keras.__version__} renamed Model.{name}"
 
 
+@pytest.mark.parametrize("name", keras_private.OPTIMIZER_ATTRIBUTES)
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "Lion"])
+def test_keras_still_has_the_attributes_of_optimizers(optimizer, name):
+    optimizer = getattr(keras.optimizers, optimizer)()
+    optimizer.build([keras.Variable([1.0])])
+    assert hasattr(optimizer, name), f"Keras {keras.__version__} renamed {type(optimizer).__name__}.{name}"
+
+
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="about the torch backend")
 def test_keras_still_has_the_modules_of_torchs_optimizers():
     path = type(keras.optimizers.SGD()).__module__
@@ -31,7 +39,7 @@ def test_keras_still_has_the_modules_of_torchs_optimizers():
 
 def test_no_other_file_touches_a_private_name():
     """`keras.src` and the attributes above occur in keras_private.py alone."""
-    names = "|".join(map(re.escape, keras_private.ATTRIBUTES))
+    names = "|".join(map(re.escape, keras_private.ATTRIBUTES | keras_private.OPTIMIZER_ATTRIBUTES))
     private = re.compile(rf"keras\.src|\.(?:{names})\b")
     root = pathlib.Path(keras_sam.__file__).parent
     found = [path.name for path in root.rglob("*.py") if private.search(path.read_text())]

@@ -4,9 +4,10 @@ import jax
 import keras
 from keras import ops
 
+from keras_sam.backend import rule_state
 from keras_sam.backend.jax_convolutions import in_standard_layout
 from keras_sam.backend.passes import Batch, check_weights, loss_scale
-from keras_sam.backend.step import sam_gradient, track
+from keras_sam.backend.step import sam_gradient, step_of, track
 
 
 def value_and_grad(function, has_aux=False):
@@ -68,12 +69,16 @@ def train_step(model, sharpness, state, data):
     weights, others, optimizer_values, metrics = state
     batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
     check_weights(model)
-    rule, optimizer, variables = model.sam, model.optimizer, model.trainable_variables
+    optimizer = model.optimizer
     with keras.StatelessScope(zip(optimizer.variables, optimizer_values)):
-        step, scale = rule.step(ops.convert_to_tensor(optimizer.iterations), variables), loss_scale(optimizer)
+        step, scale = step_of(model), loss_scale(optimizer)
     beside = [*zip(model.non_trainable_variables, others), *zip(model.metrics_variables, metrics)]
     result = sam_gradient(model, weights, batch, step, beside, scale)
     weights, optimizer_values = optimizer.stateless_apply(optimizer_values, result.gradient, weights)
+    with keras.StatelessScope(zip(optimizer.variables, optimizer_values)) as scope:
+        for variable, value in rule_state.updates(model, result.state, scale):
+            variable.assign(value)
+    optimizer_values = [scope.get_current_value(v) for v in optimizer.variables]
     with keras.StatelessScope([*beside, *result.updates]) as scope:
         logs = track(model, sharpness, result, batch, step)
     others = [scope.get_current_value(v) for v in model.non_trainable_variables]

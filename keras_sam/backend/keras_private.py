@@ -11,13 +11,17 @@ from keras.src.models.model import functional_init_arguments
 __all__ = [
     "ATTRIBUTES",
     "IMPORTS",
+    "OPTIMIZER_ATTRIBUTES",
     "Functional",
     "call_for_training",
+    "check_momentum",
     "functional_init_arguments",
     "has_collectives",
     "is_built",
+    "momentum",
     "portable",
     "rematerialized",
+    "remove_variable",
     "torch_wrappers",
     "total_loss",
     "track_loss",
@@ -37,6 +41,11 @@ ATTRIBUTES = {
     "_loss_tracker": "the log `loss` is this metric's, which a train step has to update",
     "_flatten_layers": "finds layers at any depth that need care, or are not built",
     "_remat_mode": "a layer under `keras.RematScope` recomputes its forward pass, on TensorFlow with other weights",
+}
+
+OPTIMIZER_ATTRIBUTES = {
+    "_momentums": "the average of gradients of Adam and Lion, along which MSAM perturbs",
+    "_untrack_variable": "an optimizer that is compiled again gives up the variables of the rule before",
 }
 
 
@@ -83,3 +92,38 @@ def portable(config):
     if str(config.get("module")).startswith(TORCH_OPTIMIZERS):
         config.update(module="keras.optimizers", registered_name=None)
     return config
+
+
+def check_momentum(optimizer):
+    """Raise a `ValueError` for an optimizer without an average of gradients."""
+    optimizer = _inner(optimizer)
+    if isinstance(optimizer, keras.optimizers.SGD):
+        if optimizer.momentum:
+            return
+        found = "SGD without momentum"
+    elif isinstance(optimizer, (keras.optimizers.Adam, keras.optimizers.Lion)):
+        return
+    else:
+        found = type(optimizer).__name__
+    raise ValueError(
+        f"MSAM perturbs along the optimizer's momentum. Received {found}; expected one of "
+        "`keras.optimizers.SGD(momentum=…)` with a momentum above 0, `Adam`, `AdamW` and `Lion`."
+    )
+
+
+def momentum(optimizer):
+    """The average of gradients of an optimizer that `check_momentum` accepts, in their direction; `None` for weights
+    that it overwrites."""
+    optimizer = _inner(optimizer)
+    if isinstance(optimizer, keras.optimizers.SGD):
+        # Keras's is μm − lr·g.
+        return [v if v is None else -v.value for v in optimizer.momentums]
+    return [v if v is None else v.value for v in optimizer._momentums]
+
+
+def _inner(optimizer):
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def remove_variable(optimizer, variable):
+    optimizer._untrack_variable(variable)

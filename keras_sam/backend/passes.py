@@ -109,8 +109,8 @@ class Passes:
         return loss, self._shared(gradient)
 
     def sharpness(self):
-        """L(w + ε̂) − L(w)."""
-        return self.perturbed_loss - self.loss
+        """L(w + ε̂) − L(w), 0 where the rule left either of them out."""
+        return ops.zeros_like(self.loss) if self.perturbed_loss is None else self.perturbed_loss - self.loss
 
     def for_optimizer(self, gradient, variables):
         """The rule's gradient, in the units that the optimizer expects."""

@@ -6,9 +6,17 @@ import keras
 from keras import ops
 
 from keras_sam import backend
-from keras_sam.backend import keras_private
+from keras_sam.backend import keras_private, rule_state
 from keras_sam.backend.micro_batches import Result, ascent_rows, num_examples, over_micro_batches
 from keras_sam.backend.passes import Forward, Passes
+
+
+def step_of(model):
+    """The `Step` that a train step gives to its rule: all that the optimizer knows."""
+    rule, optimizer = model.sam, model.optimizer
+    momentum = keras_private.momentum(optimizer) if rule.uses_momentum else None
+    iterations = ops.convert_to_tensor(optimizer.iterations)
+    return rule.step(iterations, model.trainable_variables, rule_state.read(model), momentum)
 
 
 def sam_gradient(model, weights, batch, step, state=(), scale=None, guards=None, may_skip=True, all_reduce=None):
@@ -66,9 +74,10 @@ def track(model, sharpness, result, batch, step):
     size = num_examples(batch)
     unscale = keras_private.unscale_loss_for_distribution
     keras_private.track_loss(model, unscale(result.loss), size)
-    weight = ops.cast(size, "float32") * ops.cast(rule.needs_second_pass(step), "float32")
-    sharpness.update_state(unscale(result.sharpness), sample_weight=weight)
+    if rule.has_clean_pass:
+        weight = ops.cast(size, "float32") * ops.cast(rule.needs_second_pass(step), "float32")
+        sharpness.update_state(unscale(result.sharpness), sample_weight=weight)
     x, y, sample_weight = ascent_rows(batch, rule.m, rule.ascent_fraction)
     logs = model.compute_metrics(x, y, result.y_pred, sample_weight=sample_weight)
     # A `compute_metrics` of the user's own need not know of it.
-    return {**logs, "sharpness": sharpness.result()}
+    return {**logs, "sharpness": sharpness.result()} if rule.has_clean_pass else logs

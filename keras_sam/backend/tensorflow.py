@@ -6,7 +6,7 @@ import functools
 import keras
 import tensorflow as tf
 
-from keras_sam.backend import keras_private
+from keras_sam.backend import keras_private, rule_state
 from keras_sam.backend.passes import (
     MISSED_WEIGHTS,
     Batch,
@@ -14,7 +14,7 @@ from keras_sam.backend.passes import (
     check_weights,
     loss_scale,
 )
-from keras_sam.backend.step import sam_gradient, track
+from keras_sam.backend.step import sam_gradient, step_of, track
 
 
 def value_and_grad(function, has_aux=False):
@@ -84,19 +84,20 @@ def train_step(model, sharpness, data):
     _build(model, batch.x)
     rule, optimizer, variables = model.sam, model.optimizer, model.trainable_variables
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-    step = rule.step(optimizer.iterations, variables)._replace(share=replica * _SHARES)
+    step = step_of(model)._replace(share=replica * _SHARES)
+    scale = loss_scale(optimizer)
     result = sam_gradient(
         model,
         [tf.convert_to_tensor(v.value) for v in variables],
         batch,
         step,
-        scale=loss_scale(optimizer),
+        scale=scale,
         guards=lambda: functools.partial(_guard, model),
         may_skip=not _skipping_would_deadlock(model),
         all_reduce=_all_reduce if rule.m == "global" and _num_replicas() > 1 else None,
     )
     optimizer.apply_gradients(zip(result.gradient, variables))
-    for variable, value in result.updates:
+    for variable, value in [*result.updates, *rule_state.updates(model, result.state, scale)]:
         variable.assign(value)
     return track(model, sharpness, result, batch, step)
 
@@ -109,6 +110,7 @@ def _build(model, x):
     """Create the variables of a model that has not been called yet: none can be made inside a functional pass."""
     if not keras_private.is_built(model):
         model(keras.tree.map_structure(_symbolic, x))
+        rule_state.create(model)
     check_weights(model)
 
 

@@ -7,6 +7,7 @@ import keras
 import torch
 from keras import ops
 
+from keras_sam.backend import rule_state
 from keras_sam.backend.keras_private import torch_wrappers
 from keras_sam.backend.passes import (
     MISSED_WEIGHTS,
@@ -15,7 +16,7 @@ from keras_sam.backend.passes import (
     check_weights,
     loss_scale,
 )
-from keras_sam.backend.step import sam_gradient, track
+from keras_sam.backend.step import sam_gradient, step_of, track
 
 _differentiated = contextvars.ContextVar("keras_sam_differentiated", default=False)
 
@@ -99,13 +100,13 @@ def train_step(model, sharpness, data):
     batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
     check_model(model)
     optimizer, variables = model.optimizer, model.trainable_variables
-    step = model.sam.step(ops.convert_to_tensor(optimizer.iterations), variables)
+    step = step_of(model)
     weights = [v.value.detach() for v in variables]
     scale = loss_scale(optimizer)
     with torch.no_grad():
         result = sam_gradient(model, weights, batch, step, scale=scale, guards=_same_random_numbers)
         optimizer.apply(result.gradient, variables)
-        for variable, value in result.updates:
+        for variable, value in [*result.updates, *rule_state.updates(model, result.state, scale)]:
             variable.assign(value)
         return track(model, sharpness, result, batch, step)
 

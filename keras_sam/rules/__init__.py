@@ -4,13 +4,30 @@ import difflib
 
 import keras
 
+from keras_sam.rules.asam import ASAM
+from keras_sam.rules.friendly_sam import FriendlySAM
+from keras_sam.rules.gsam import GSAM
+from keras_sam.rules.looksam import LookSAM
+from keras_sam.rules.msam import MSAM
 from keras_sam.rules.random_perturbation import RandomPerturbation
 from keras_sam.rules.sam import SAM
 from keras_sam.rules.step import Step, in_ascent
 
-__all__ = ["SAM", "RandomPerturbation", "Step", "get", "in_ascent"]
+__all__ = [
+    "ASAM",
+    "GSAM",
+    "MSAM",
+    "SAM",
+    "FriendlySAM",
+    "LookSAM",
+    "RandomPerturbation",
+    "Step",
+    "get",
+    "in_ascent",
+]
 
-_BY_NAME = {rule.__name__.lower(): rule for rule in (SAM, RandomPerturbation)}
+_RULES = (SAM, ASAM, GSAM, FriendlySAM, LookSAM, MSAM, RandomPerturbation)
+_BY_NAME = {rule.__name__.lower(): rule for rule in _RULES}
 
 
 def get(identifier):

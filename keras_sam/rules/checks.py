@@ -23,6 +23,11 @@ def check_rho(rho):
     return float(rho)
 
 
+def serialized(value):
+    """What a config has for a number or a schedule."""
+    return keras.saving.serialize_keras_object(value) if isinstance(value, Schedule) else value
+
+
 def check_p(p):
     try:
         number = math.nan if isinstance(p, bool) else float(p)
@@ -92,6 +97,40 @@ def check_second_order(second_order, p, m, ascent_steps):
             "no replica can differentiate through the gradients of the others."
         )
     return True
+
+
+def check_k(k, name):
+    if not _is_integer(k) or k < 1:
+        raise ValueError(
+            f"Received `k={k!r}` for `{name}`, which takes SAM's gradient every `k` steps; expected an integer ≥ 1, "
+            "such as 5."
+        )
+    return int(k)
+
+
+def check_not_negative(value, argument, meaning):
+    if not _is_real(value) or not 0 <= value < math.inf:
+        raise ValueError(f"`{argument}` is {meaning}. Received `{argument}={value!r}`; expected a finite number ≥ 0.")
+    return float(value)
+
+
+def check_decay(decay):
+    if not _is_real(decay) or not 0 <= decay < 1:
+        raise ValueError(
+            f"`decay` is the share of the average of gradients that a step keeps. Received `decay={decay!r}`; expected "
+            "a number in [0, 1), such as 0.9."
+        )
+    return float(decay)
+
+
+def check_m_of_one_replica(m, name):
+    if m == "global":
+        raise ValueError(
+            f"Received `m='global'` for `{name}`, which compares the two gradients of a batch: with one ε̂ for all "
+            "replicas the first would be of all their batches and the second of one. Expected an integer, or `None` "
+            "for the batch of a replica."
+        )
+    return m
 
 
 def check_where(where):

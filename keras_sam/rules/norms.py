@@ -17,8 +17,19 @@ def norm(tensors, p=2.0):
     if p == math.inf:
         return largest
     # Relative to the largest entry no power can overflow, and the sum is at least 1.
-    inverse = _inverse(largest)
+    inverse = safe_inverse(largest)
     return largest * ops.power(_total(ops.sum(ops.power(ops.abs(t) * inverse, p)) for t in tensors), 1.0 / p)
+
+
+def dot(first, second):
+    """⟨a, b⟩ over all entries of two lists of tensors."""
+    return _total(ops.sum(a * b) for a, b in zip(first, second, strict=True))
+
+
+def orthogonal(tensors, direction):
+    """What is left of a list of tensors without its component along another; all of it where that one is 0."""
+    factor = dot(tensors, direction) * safe_inverse(dot(direction, direction))
+    return [t - factor * d for t, d in zip(tensors, direction)]
 
 
 def _total(scalars):
@@ -51,22 +62,22 @@ def steepest_ascent(gradient, rho, p=2.0):
     if p == math.inf:
         return [rho * ops.sign(g) for g in gradient]
     if p == 2:
-        factor = rho * _inverse(norm(gradient))
+        factor = rho * safe_inverse(norm(gradient))
         return [factor * g for g in gradient]
     q = p / (p - 1)
     # Equation 2 does not change when g is scaled, so g / ‖g‖_q stands in for g, whose powers could overflow.
-    inverse = _inverse(norm(gradient, q))
+    inverse = safe_inverse(norm(gradient, q))
     return [rho * ops.sign(g) * ops.power(ops.abs(g) * inverse, q - 1) for g in gradient]
 
 
 def into_ball(epsilon, rho, p=2.0):
     """ε scaled back into the ball of p-norm ρ where it left it: ε · min(1, ρ / ‖ε‖_p)."""
     length = norm(epsilon, p)
-    factor = ops.where(length > rho, rho * _inverse(length), 1.0)
+    factor = ops.where(length > rho, rho * safe_inverse(length), 1.0)
     return [factor * e for e in epsilon]
 
 
-def _inverse(x):
+def safe_inverse(x):
     """1 / x, and 0 where x is 0 or too small to invert: such a gradient chooses no direction."""
     vanishes = x < SMALLEST
     return ops.where(vanishes, 0.0, 1.0 / ops.where(vanishes, 1.0, x))

@@ -55,5 +55,4 @@ class RandomPerturbation(SAM):
         return steepest_ascent(z, step.rho)
 
     def get_config(self):
-        config = super().get_config()
-        return {**{name: config[name] for name in ("rho", "m", "where")}, "seed": self.seed}
+        return self._config("rho", "m", "where", "seed")

@@ -7,10 +7,10 @@ import re
 import keras
 from keras import ops
 
-from keras_sam import backend
 from keras_sam.rules import checks
-from keras_sam.rules.norms import into_ball, norm, steepest_ascent
-from keras_sam.rules.step import Step, ascent
+from keras_sam.rules.norms import into_ball, steepest_ascent
+from keras_sam.rules.second_order import second_order_term
+from keras_sam.rules.step import Step, ascent, moved, select
 
 
 @keras.saving.register_keras_serializable("keras_sam")
@@ -23,7 +23,7 @@ class SAM:
     applied = ∇L(w + epsilon)
     ```
 
-    Every other rule is a subclass that overrides one idea of this one.
+    Every other rule is a subclass that overrides one idea of this one: the `perturbation`, or the `descent`.
 
     Args:
         rho: Float ≥ 0, the radius of the neighbourhood in units of the weights, or a
@@ -57,6 +57,12 @@ class SAM:
     [Mueller et al., 2023](https://arxiv.org/abs/2306.04226) (SAM-ON).
     """
 
+    # The names of the lists of tensors, one a weight, that the rule keeps from step to step. They start at 0.
+    slots = ()
+    # Whether `step.momentum` has to be there, and whether there is a pass at w, without which there is no sharpness.
+    uses_momentum = False
+    has_clean_pass = True
+
     def __init__(self, rho=0.05, p=2.0, m=None, ascent_steps=1, ascent_fraction=1.0, second_order=False, where=None):
         self.rho = checks.check_rho(rho)
         self.p = checks.check_p(p)
@@ -73,7 +79,7 @@ class SAM:
         epsilon = 0
         repeat ascent_steps times:
             epsilon = into_ball(epsilon + perturbation(∇L(w + epsilon)))
-        applied = ∇L(w + epsilon)  [+ ∂epsilon/∂w ∇L(w + epsilon), second_order]
+        applied = descent(∇L(w), ∇L(w + epsilon)  [+ ∂epsilon/∂w ∇L(w + epsilon), second_order])
         ```
 
         Custom training loops call it: see `examples/`. The loss and the state (BatchNormalization's statistics,
@@ -87,7 +93,8 @@ class SAM:
             step: `Step`, what else the rule knows: `rule.step(optimizer.iterations, variables)`.
 
         Returns:
-            The list of gradients, and the rule's new state (`()` for a rule without).
+            The list of gradients; and the rule's new state, to be given to `rule.step` the next time (`()` for a rule
+            without).
 
         Raises:
             ValueError: If `where` is given and `step.variables` is not, or if `second_order` finds no second
@@ -101,17 +108,22 @@ class SAM:
         >>> keras.ops.convert_to_numpy(gradient[0])
         array([6.6, 8.8], dtype=float32)
         """
-        epsilon = None
+        if self.slots and not step.state:
+            step = step._replace(state=tuple([ops.zeros_like(w) for w in weights] for _ in self.slots))
+        clean_gradient = epsilon = None
         with ascent():
             for _ in range(self.ascent_steps):
-                _, ascent_gradient = value_and_grad(_moved(weights, epsilon))
+                _, ascent_gradient = value_and_grad(moved(weights, epsilon))
+                clean_gradient = ascent_gradient if clean_gradient is None else clean_gradient
                 epsilon = self.ascend(weights, ascent_gradient, step, epsilon)
-        _, gradient = value_and_grad(_moved(weights, epsilon))
+        if self.needs_second_pass(step) is False:
+            return self._descend(weights, clean_gradient, clean_gradient, step)
+        _, gradient = value_and_grad(moved(weights, epsilon))
         if self.second_order:
             with ascent():
-                term = self._second_order_term(value_and_grad, weights, ascent_gradient, gradient, epsilon, step)
+                term = second_order_term(self, value_and_grad, weights, clean_gradient, gradient, epsilon, step)
             gradient = [g if t is None or g is None else g + ops.cast(t, g.dtype) for g, t in zip(gradient, term)]
-        return gradient, step.state
+        return self._descend(weights, clean_gradient, gradient, step)
 
     def ascend(self, weights, gradient, step, epsilon=None):
         """ε̂ one ascent step further, in float32 at least.
@@ -127,7 +139,7 @@ class SAM:
         result = [None] * len(weights)
         if not indices:
             return result
-        chosen_weights, chosen_gradient, step = self._chosen(indices, weights, gradient, step)
+        chosen_weights, chosen_gradient, step = select(indices, weights, gradient, step)
         moves = self.perturbation(chosen_weights, chosen_gradient, step)
         if epsilon is not None:
             # A weight without a gradient before and with one now has not moved yet.
@@ -141,36 +153,37 @@ class SAM:
         """ε̂ of equation 2, one tensor a weight."""
         return steepest_ascent(gradient, step.rho, self.p)
 
-    def step(self, iterations, variables=None, state=()):
+    def descent(self, clean_gradient, gradient, step):
+        """What is applied, given the gradients at w and at w + ε̂, of the weights that have one; and the new state."""
+        return gradient, step.state
+
+    def step(self, iterations, variables=None, state=(), momentum=None):
         """The `Step` record at an iteration: ρ read off its schedule.
 
         Args:
             iterations: Integer or scalar integer tensor, the optimizer's `iterations`.
             variables: Optional list of `keras.Variable`, one a weight. Defaults to `None`.
-            state: The rule's state. Defaults to `()`.
+            state: The rule's state, as `gradient` returned it. Defaults to `()`, no step yet.
+            momentum: Optional list of tensors, one a weight, for rules that ask for it. Defaults to `None`.
         """
         rho = self.rho(iterations) if isinstance(self.rho, checks.Schedule) else self.rho
-        return Step(rho, variables, state, iterations)
+        return Step(rho, variables, state, iterations, momentum=momentum)
 
     def needs_second_pass(self, step):
-        """Whether this step evaluates a gradient beyond the one at w: `True`, or a boolean tensor."""
+        """Whether this step evaluates a gradient beyond the one at w: a boolean, or a boolean tensor."""
         return ops.greater(step.rho, 0) if isinstance(self.rho, checks.Schedule) else True
+
+    @property
+    def perturbs(self):
+        """Whether any step may look elsewhere than at w: with a constant radius of 0 none does."""
+        return self.rho != 0
 
     def check_variables(self, variables, name):
         """Raise a `ValueError` if this rule would perturb none of `variables`, those of the model `name`."""
         checks.check_where_matches(self.where, variables, name)
 
     def get_config(self):
-        return {
-            "rho": keras.saving.serialize_keras_object(self.rho) if isinstance(self.rho, checks.Schedule) else self.rho,
-            # JSON has no infinity.
-            "p": "inf" if self.p == math.inf else self.p,
-            "m": self.m,
-            "ascent_steps": self.ascent_steps,
-            "ascent_fraction": self.ascent_fraction,
-            "second_order": self.second_order,
-            "where": self.where,
-        }
+        return self._config("rho", "p", "m", "ascent_steps", "ascent_fraction", "second_order", "where")
 
     @classmethod
     def from_config(cls, config):
@@ -182,6 +195,29 @@ class SAM:
         others = [f"{k}={v!r}" for k, v in self.get_config().items() if k != "rho" and v != defaults.get(k)]
         return f"{type(self).__name__}({', '.join([f'rho={rho}', *others])})"
 
+    def _config(self, *names):
+        values = {name: checks.serialized(getattr(self, name)) for name in names}
+        # JSON has no infinity.
+        return {name: "inf" if value == math.inf else value for name, value in values.items()}
+
+    def _descend(self, weights, clean_gradient, gradient, step):
+        """`descent` of the weights that the optimizer descends along, in float32 at least."""
+        indices = [
+            i
+            for i, g in enumerate(gradient)
+            if g is not None and clean_gradient[i] is not None and not _is_overwritten(step.variables, i)
+        ]
+        if not indices:
+            return gradient, step.state
+        _, clean, chosen_step = select(indices, weights, clean_gradient, step)
+        _, perturbed, _ = select(indices, weights, gradient, step)
+        applied, chosen_state = self.descent(clean, perturbed, chosen_step)
+        gradient, state = list(gradient), tuple(list(slot) for slot in step.state)
+        for old, new in zip([gradient, *state], [applied, *chosen_state], strict=True):
+            for i, tensor in zip(indices, new, strict=True):
+                old[i] = ops.cast(tensor, old[i].dtype)
+        return gradient, state
+
     def _is_perturbed(self, variables, index):
         if variables is None:
             if self.where is None:
@@ -190,60 +226,10 @@ class SAM:
                 f"`where={self.where!r}` is searched in the paths of variables, and this step has none. Pass the list "
                 "of `keras.Variable`, one a weight: `rule.step(iterations, variables)`."
             )
-        variable = variables[index]
-        if getattr(variable, "overwrite_with_gradient", False):
+        if _is_overwritten(variables, index):
             return False
-        return self.where is None or re.search(self.where, variable.path) is not None
-
-    def _chosen(self, indices, weights, gradient, step):
-        """The weights of these indices alone, with their gradients and their step, in float32 at least."""
-        dtypes = [_at_least_float32(weights[i].dtype) for i in indices]
-        rho = step.rho if isinstance(step.rho, float) else ops.cast(step.rho, dtypes[0])
-        variables = step.variables and [step.variables[i] for i in indices]
-        return (
-            [ops.cast(weights[i], dtype) for i, dtype in zip(indices, dtypes)],
-            [ops.cast(gradient[i], dtype) for i, dtype in zip(indices, dtypes)],
-            step._replace(rho=rho, variables=variables),
-        )
-
-    def _second_order_term(self, value_and_grad, weights, clean_gradient, gradient, epsilon, step):
-        """(∂ε̂/∂w)ᵀ g̃ = H (∂ε̂/∂g)ᵀ g̃: since H is symmetric, the gradient of ⟨∇L(w), v⟩ for a constant v."""
-        indices = [i for i, e in enumerate(epsilon) if e is not None]
-        if not indices:
-            return epsilon
-        descent = [ops.cast(gradient[i], epsilon[i].dtype) for i in indices]
-        chosen, clean, step = self._chosen(indices, weights, clean_gradient, step)
-        _, vector = backend.value_and_grad(lambda g: _dot(self.perturbation(chosen, g, step), descent))(clean)
-        # At g = 0, where ε̂ is 0 by definition, the root has no derivative.
-        length = norm(clean)
-        vector = [ops.where(length > 0, v, ops.zeros_like(v)) for v in vector]
-
-        def slope(weights):
-            _, at_weights = value_and_grad(weights)
-            return _dot([ops.cast(at_weights[i], v.dtype) for i, v in zip(indices, vector)], vector)
-
-        _, term = backend.value_and_grad(slope)(weights)
-        if all(t is None for t in term):
-            raise ValueError(
-                f"{self!r} needs second derivatives, and the gradients that it was given have none: the loss is "
-                "piecewise linear in the weights, or `value_and_grad` cannot be differentiated again "
-                "(`keras_sam.backend.value_and_grad` can). Leave `second_order` out."
-            )
-        return term
+        return self.where is None or re.search(self.where, variables[index].path) is not None
 
 
-def _at_least_float32(dtype):
-    """float16 has neither the range nor the digits for a norm over all weights."""
-    dtype = keras.backend.standardize_dtype(dtype)
-    return "float32" if dtype in ("float16", "bfloat16") else dtype
-
-
-def _moved(weights, epsilon):
-    """w + ε in the dtypes of w."""
-    if epsilon is None:
-        return weights
-    return [w if e is None else w + ops.cast(e, w.dtype) for w, e in zip(weights, epsilon)]
-
-
-def _dot(first, second):
-    return sum(ops.sum(a * b) for a, b in zip(first, second))
+def _is_overwritten(variables, index):
+    return variables is not None and getattr(variables[index], "overwrite_with_gradient", False)

@@ -4,6 +4,9 @@ import contextlib
 import contextvars
 from typing import Any, NamedTuple
 
+import keras
+from keras import ops
+
 
 class Step(NamedTuple):
     """One training step, as a rule sees it: everything but the model and the data.
@@ -12,10 +15,13 @@ class Step(NamedTuple):
         rho: Float or scalar tensor, the radius at this step. `rule.step()` computes it from the schedule.
         variables: Optional list of `keras.Variable`, one a weight, for rules that look at a weight's path
             or shape. Defaults to `None`: all weights are alike.
-        state: The rule's own state from the step before. Defaults to `()`, which is what stateless rules have.
+        state: The rule's own state from the step before, a tuple of lists of tensors, one a weight. Defaults to
+            `()`, which is what stateless rules have.
         iteration: Integer or scalar integer tensor, the optimizer's `iterations`. Defaults to `0`.
         share: Integer or scalar integer tensor, which share of the batch this is: one of a replica's micro-batches.
             With the iteration it tells rules that draw random numbers apart. Defaults to `0`.
+        momentum: Optional list of tensors, one a weight: the optimizer's average of gradients, in their direction
+            and in any unit. Defaults to `None`.
     """
 
     rho: Any
@@ -23,6 +29,39 @@ class Step(NamedTuple):
     state: Any = ()
     iteration: Any = 0
     share: Any = 0
+    momentum: Any = None
+
+
+def select(indices, weights, gradient, step):
+    """The weights of these indices alone, with their gradients and their step, in float32 at least."""
+    dtypes = [_at_least_float32(weights[i].dtype) for i in indices]
+
+    def chosen(tensors):
+        return [ops.cast(tensors[i], dtype) for i, dtype in zip(indices, dtypes)]
+
+    return (
+        chosen(weights),
+        chosen(gradient),
+        step._replace(
+            rho=step.rho if isinstance(step.rho, float) else ops.cast(step.rho, dtypes[0]),
+            variables=step.variables and [step.variables[i] for i in indices],
+            state=tuple(chosen(slot) for slot in step.state),
+            momentum=step.momentum and chosen(step.momentum),
+        ),
+    )
+
+
+def moved(weights, epsilon):
+    """w + ε in the dtypes of w."""
+    if epsilon is None:
+        return weights
+    return [w if e is None else w + ops.cast(e, w.dtype) for w, e in zip(weights, epsilon)]
+
+
+def _at_least_float32(dtype):
+    """float16 has neither the range nor the digits for a norm over all weights."""
+    dtype = keras.backend.standardize_dtype(dtype)
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
 _ascent = contextvars.ContextVar("keras_sam_ascent", default=False)

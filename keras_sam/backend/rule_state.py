@@ -1,0 +1,71 @@
+"""What a rule keeps between steps, in the optimizer's variables: saved, resumed and placed on devices with them."""
+
+import contextlib
+
+import keras
+from keras import ops
+
+from keras_sam.backend import keras_private
+
+
+def create(model):
+    """Creates the optimizer's variables and the rule's, which have to exist before training or loading begins."""
+    if model.optimizer is None or not model.trainable_variables:
+        return
+    strategy = getattr(model, "distribute_strategy", None)
+    with contextlib.nullcontext() if strategy is None else strategy.scope():
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        for slot in _slots(model.sam):
+            if not _kept(model, slot):
+                for variable in model.trainable_variables:
+                    # Replicas keep the mean of what each of them found.
+                    model.optimizer.add_variable(
+                        variable.shape,
+                        dtype=variable.dtype,
+                        aggregation="mean",
+                        name=variable.path.replace("/", "_") + _suffix(slot),
+                    )
+
+
+def forget(optimizer):
+    """Removes the variables of any rule: another `compile` starts afresh."""
+    for variable in optimizer.variables:
+        if MARK in variable.name:
+            keras_private.remove_variable(optimizer, variable)
+
+
+def read(model):
+    """The rule's state, a tuple of lists of tensors."""
+    return tuple([ops.convert_to_tensor(v.value) for v in _kept(model, slot)] for slot in _slots(model.sam))
+
+
+def updates(model, state, scale=None):
+    """Pairs of an optimizer's variable and its new value.
+
+    Args:
+        model: A compiled `SAMTrainer` model.
+        state: The rule's new state.
+        scale: What the optimizer multiplies losses by, or `None`. If it does, a step that is not finite is skipped.
+    """
+    variables = [v for slot in _slots(model.sam) for v in _kept(model, slot)]
+    values = keras.tree.flatten(state)
+    if scale is not None and values:
+        finite = ops.all(ops.stack([ops.all(ops.isfinite(value)) for value in values]))
+        values = [ops.where(finite, value, v.value) for v, value in zip(variables, values)]
+    return list(zip(variables, values, strict=True))
+
+
+MARK = "_keras_sam_"
+
+
+def _slots(rule):
+    return rule.slots if rule is not None and rule.perturbs else ()
+
+
+def _suffix(slot):
+    return MARK + slot
+
+
+def _kept(model, slot):
+    return [v for v in model.optimizer.variables if v.name.endswith(_suffix(slot))]
