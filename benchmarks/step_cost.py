@@ -7,8 +7,8 @@ python benchmarks/step_cost.py --output step_cost.json
 ResNet-20 on one constant CIFAR-shaped batch of 64, SGD with momentum, through the train function that `fit` uses, so
 that no input pipeline is measured. All variants live in one process and take turns in blocks of steps, in a new random
 order each round; a ratio is the median over rounds of a variant's time per step over plain Keras's in the same round,
-which cancels what the machine does besides. A block is timed as a whole, since a rule may work harder every k-th step
-only: keep `--steps` a multiple of k. `cpu` is the same ratio in processor seconds, which other processes disturb less.
+which cancels what the machine does besides. A block is timed as a whole, and is a multiple of 5 steps long, since some
+rules work harder every fifth step. `cpu` is the same ratio in processor seconds, which other processes disturb less.
 
 Cost: about 8 minutes on 2 idle CPU cores, more on JAX, whose convolutions are slow there (`--depth 8` and a few
 `--variants` do). Expect SAM at 1.9 to 2.1 times the plain step and a constant ρ of 0 at 1.00: SAM is two gradients and
@@ -34,6 +34,8 @@ from keras_sam import SAM
 EXACT_LIMIT = 2.1 if keras.backend.backend() == "torch" else 2.0
 # Small batches make poorer use of a processor, whatever the rule.
 MICRO_BATCH_LIMIT = 1.1 * EXACT_LIMIT
+# Of the rules that take SAM's gradient every k-th step.
+K = 5
 
 
 class Variant(NamedTuple):
@@ -69,6 +71,13 @@ VARIANTS = {
     "SAM(ascent_fraction=0.25)": Variant(SAM(rho=0.05, ascent_fraction=0.25), 1.45),
     "SAM(second_order)": Variant(SAM(rho=0.05, second_order=True), None, None),
     "SAM(where=…)": Variant(SAM(rho=0.05, where="gamma|beta|bias")),
+    "SAM(rho=EveryK)": Variant(SAM(rho=keras_sam.schedules.EveryK(0.05, K)), 1.3),
+    "ASAM": Variant(keras_sam.ASAM(rho=0.5), 2.1),
+    # The gradient at w is kept until the other one is there; a state is one more copy of the weights.
+    "GSAM": Variant(keras_sam.GSAM(rho=0.05), 2.1, 3.3),
+    "FriendlySAM": Variant(keras_sam.FriendlySAM(rho=0.05), 2.1, 4.4),
+    "LookSAM": Variant(keras_sam.LookSAM(rho=0.05, k=K), 1.3, 4.4),
+    "MSAM": Variant(keras_sam.MSAM(rho=0.05), 1.08),
 }
 
 
@@ -187,6 +196,8 @@ def _ratios(times, plain):
 
 def measure(names, batch_size=64, steps=5, rounds=20, depth=20, image_size=32, seed=0):
     """Time the variants of these names; returns what is written as JSON, the environment aside."""
+    if steps % K:
+        raise ValueError(f"Received `steps={steps}`; expected a multiple of {K}, or blocks would differ in their work.")
     names = [PLAIN, *(name for name in names if name != PLAIN)]
     batch, runs = batch_of(batch_size, image_size), {}
     for name in names:

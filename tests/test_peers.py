@@ -72,3 +72,41 @@ def test_pytorch_optimizer():
         backward()
         optimizer.second_step(zero_grad=True)
     assert_same(ours(keras_sam.SAM(RHO)), values_of(model.trainable_variables))
+
+
+class ConstantRho:
+    """What pytorch_optimizer asks its `rho_scheduler` for."""
+
+    def step(self):
+        return RHO
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="pytorch_optimizer is torch's")
+@pytest.mark.parametrize("rule", ["GSAM", "FriendlySAM"])
+def test_pytorch_optimizers_variants(rule):
+    """Both with a closure. GSAM's is not adaptive: of that mode others have two versions, which disagree."""
+    peers, torch = required("pytorch_optimizer"), required("torch")
+    model = net(keras.Model)
+    parameters = [v.value for v in model.trainable_variables]
+    if rule == "GSAM":
+        sgd = torch.optim.SGD(parameters, lr=RATE, momentum=MOMENTUM)
+        optimizer = peers.GSAM(parameters, sgd, torch.nn.Module(), ConstantRho(), alpha=0.25)
+        mine = keras_sam.GSAM(RHO, alpha=0.25)
+    else:
+        optimizer = peers.FriendlySAM(
+            parameters, torch.optim.SGD, rho=RHO, sigma=0.75, lmbda=0.6, lr=RATE, momentum=MOMENTUM
+        )
+        mine = keras_sam.FriendlySAM(RHO, sigma=0.75, decay=0.6)
+    for x, y in BATCHES:
+
+        def closure(x=x, y=y):
+            optimizer.zero_grad()
+            with torch.enable_grad():
+                loss = ((model(ops.convert_to_tensor(x)) - ops.convert_to_tensor(y)) ** 2).mean()
+            loss.backward()
+            return None, loss.detach()
+
+        if rule == "FriendlySAM":
+            closure()
+        optimizer.step(closure)
+    assert_same(ours(mine), values_of(model.trainable_variables))
