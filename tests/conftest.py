@@ -13,7 +13,7 @@ import keras  # noqa: E402
 import pytest  # noqa: E402
 
 # What is said in terms of TensorFlow, or of no backend at all and long; other backends run the rest.
-TENSORFLOW = ["benchmarks", "demo", "distribution", "other_backends", "traps_tensorflow", "docs"]
+TENSORFLOW = ["benchmarks", "demo", "distribution", "other_backends", "traps_tensorflow", "docs", "rules_experiment"]
 collect_ignore = [] if BACKEND == "tensorflow" else [f"test_{name}.py" for name in TENSORFLOW]
 
 

@@ -11,10 +11,18 @@ import pytest
 import keras_sam
 
 README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
+GUIDE = README.parent / "docs" / "guide.md"
 PUBLIC = [
     keras_sam.SAM,
     keras_sam.SAM.gradient,
     keras_sam.RandomPerturbation,
+    keras_sam.ASAM,
+    keras_sam.GSAM,
+    keras_sam.FriendlySAM,
+    keras_sam.LookSAM,
+    keras_sam.MSAM,
+    keras_sam.schedules.EveryK,
+    keras_sam.schedules.LinkedToLearningRate,
     keras_sam.SAMModel,
     keras_sam.SAMModel.from_model,
     keras_sam.SAMTrainer,
@@ -42,9 +50,23 @@ def test_readmes_example_trains():
     assert set(scope["model"].history.history) == {"loss", "accuracy", "sharpness"}
 
 
-def test_readmes_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text()):
-        assert (README.parent / target).exists(), target
+def test_the_guides_code_runs():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    scope = {"keras": keras, "keras_sam": keras_sam, "model": keras_sam.SAMModel.from_model(model)}
+    for code in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL):
+        exec(code, scope)
+    assert scope["model"].sam.m == 32
+    # What the text says of each schedule.
+    assert [float(scope["warm_up"](step)) for step in (0, 500)] == pytest.approx([0.0, 0.025])
+    assert float(scope["warm_up"](10**6)) == pytest.approx(0.05)
+    assert [float(scope["late"](step)) for step in (8000, 8001)] == pytest.approx([0.0, 0.05])
+
+
+@pytest.mark.parametrize("page", [README, GUIDE], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: thing.__qualname__)

@@ -1,8 +1,10 @@
 """The examples run, each on its own backend."""
 
+import json
 import pathlib
 import runpy
 
+import pytest
 from conftest import BACKEND, required
 
 import keras_sam
@@ -17,3 +19,15 @@ def test_the_custom_loop_learns_and_follows_its_rule():
     assert main(epochs=3) > 0.85  # 0.90 to 0.93 was seen
     # So far away that no gradient tells anything about the weights: a loop that leaves ε̂ out would learn all the same.
     assert main(epochs=3, rule=keras_sam.SAM(rho=1e4)) < 0.6
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend, and slow to compile on JAX")
+def test_keras_tuner_chooses_rho(tmp_path):
+    required("keras_tuner")
+    main = runpy.run_path(str(EXAMPLES / "tune_rho.py"))["main"]
+    rho, accuracy = main(["--epochs", "2", "--folder", str(tmp_path)])
+    trials = [json.loads(path.read_text()) for path in tmp_path.rglob("trial.json")]
+    scores = {t["hyperparameters"]["values"]["rho"]: t["score"] for t in trials}
+    assert set(scores) == {0.05, 0.1, 0.2, 0.5}
+    assert scores[rho] == max(scores.values())
+    assert 0 <= accuracy <= 1
