@@ -46,7 +46,9 @@ def check_model(model):
     if model.built:
         check_weights(model)
     distribution = keras.distribution.distribution()
-    if distribution is not None and distribution.device_mesh.devices.size > 1 and model.sam.m != "global":
+    several = distribution is not None and distribution.device_mesh.devices.size > 1
+    # Without a pass at w, ε comes from the optimizer, which is the same everywhere.
+    if several and model.sam.m != "global" and model.sam.has_clean_pass:
         raise ValueError(
             f"Received `sam={model.sam!r}` under {type(distribution).__name__} on several devices. There Keras "
             "computes one loss over all of them on the JAX backend, so that all examples share one ε̂; expected "

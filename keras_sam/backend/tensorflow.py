@@ -67,6 +67,12 @@ def check_model(model):
     if model.built:
         check_weights(model)
     check_not_rematerialized(model)
+    if model.sam.m == "global" and model.sam.compares_gradients and _num_replicas() > 1:
+        raise ValueError(
+            f"Received `sam={model.sam!r}` under {type(tf.distribute.get_strategy()).__name__} with {_num_replicas()} "
+            "replicas. It compares the two gradients of a batch, of which the first would be of all replicas and the "
+            "second of one. Expected an integer, or `None` for the batch of a replica."
+        )
 
 
 def train_step(model, sharpness, data):

@@ -123,16 +123,6 @@ def check_decay(decay):
     return float(decay)
 
 
-def check_m_of_one_replica(m, name):
-    if m == "global":
-        raise ValueError(
-            f"Received `m='global'` for `{name}`, which compares the two gradients of a batch: with one ε̂ for all "
-            "replicas the first would be of all their batches and the second of one. Expected an integer, or `None` "
-            "for the batch of a replica."
-        )
-    return m
-
-
 def check_where(where):
     if where is None:
         return None

@@ -22,11 +22,12 @@ class GSAM(SAM):
     Args:
         rho: Float ≥ 0 or `LearningRateSchedule`, the radius, as in `SAM`. Defaults to `0.05`.
         alpha: Float ≥ 0, the weight of the orthogonal part; 0 is SAM. Defaults to `0.4`.
-        m: `None` or an integer, how many examples share one ε̂, as in `SAM`. Defaults to `None`.
+        m: How many examples share one ε̂, as in `SAM`, but `"global"` is not for several replicas of `tf.distribute`.
+            Defaults to `None`.
         where: Regular expression, which variables are perturbed, as in `SAM`. Defaults to `None`.
 
     Raises:
-        ValueError: If an argument is none of these.
+        ValueError: If an argument is none of these; in `compile`, for `m="global"` on several replicas.
 
     Example:
 
@@ -35,8 +36,10 @@ class GSAM(SAM):
     Reference: [Zhuang et al., 2022](https://arxiv.org/abs/2203.08065), algorithm 1.
     """
 
+    compares_gradients = True
+
     def __init__(self, rho=0.05, alpha=0.4, m=None, where=None):
-        super().__init__(rho=rho, m=checks.check_m_of_one_replica(m, "GSAM"), where=where)
+        super().__init__(rho=rho, m=m, where=where)
         self.alpha = checks.check_not_negative(alpha, "alpha", "the weight of the orthogonal part of the gradient")
 
     def descent(self, clean_gradient, gradient, step):

@@ -27,11 +27,12 @@ class LookSAM(SAM):
         k: Integer ≥ 1, the steps from one gradient of SAM to the next; 1 is SAM. Defaults to `5`.
         alpha: Float ≥ 0, the length of the reused part in units of the gradient. Defaults to `0.1`; the 0.7 of
             the paper is for large batches, and can be too much.
-        m: `None` or an integer, how many examples share one ε̂, as in `SAM`. Defaults to `None`.
+        m: How many examples share one ε̂, as in `SAM`, but `"global"` is not for several replicas of `tf.distribute`.
+            Defaults to `None`.
         where: Regular expression, which variables are perturbed, as in `SAM`. Defaults to `None`.
 
     Raises:
-        ValueError: If an argument is none of these.
+        ValueError: If an argument is none of these; in `compile`, for `m="global"` on several replicas.
 
     Example:
 
@@ -41,9 +42,10 @@ class LookSAM(SAM):
     """
 
     slots = ("orthogonal",)
+    compares_gradients = True
 
     def __init__(self, rho=0.05, k=5, alpha=0.1, m=None, where=None):
-        super().__init__(rho=rho, m=checks.check_m_of_one_replica(m, "LookSAM"), where=where)
+        super().__init__(rho=rho, m=m, where=where)
         self.k = checks.check_k(k, "LookSAM")
         self.alpha = checks.check_not_negative(alpha, "alpha", "the length of the reused part of SAM's gradient")
 

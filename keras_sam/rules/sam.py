@@ -62,6 +62,8 @@ class SAM:
     # Whether `step.momentum` has to be there, and whether there is a pass at w, without which there is no sharpness.
     uses_momentum = False
     has_clean_pass = True
+    # Whether the gradients at w and at w + ε̂ have to be those of the same examples.
+    compares_gradients = False
 
     def __init__(self, rho=0.05, p=2.0, m=None, ascent_steps=1, ascent_fraction=1.0, second_order=False, where=None):
         self.rho = checks.check_rho(rho)
