@@ -5,8 +5,8 @@ pip install keras-tuner
 python examples/tune_rho.py
 ```
 
-Digits of scikit-learn, 40 % of the training labels drawn anew, the validation labels clean. Each ρ trains the same net from the
-same seed, so that the trials differ in ρ alone. About a minute on two CPU cores.
+Digits of scikit-learn, 40 % of the training labels drawn anew, the validation labels clean. Each ρ trains the same net
+from the same seed, so that the trials differ in ρ alone. About a minute on two CPU cores.
 """
 
 import argparse

@@ -131,7 +131,7 @@ def test_gradients_of_different_examples_are_not_compared(cls, request):
 
 
 @pytest.mark.parametrize(
-    "rule, same",
+    ("rule", "same"),
     [
         (keras_sam.GSAM(RHO, alpha=0), SAM(RHO)),
         (keras_sam.FriendlySAM(RHO, sigma=0), SAM(RHO)),
@@ -185,6 +185,7 @@ def test_looksam_while_rho_is_0_is_plain_sgd():
 
 def test_asams_neighbourhood_does_not_notice_that_layers_are_rescaled():
     """A relu net with one layer times 4 and the next by 4 computes the same function, and the loss at w + ε as well."""
+
     def loss(weights):
         a, b = weights
         x = ops.convert_to_tensor(data(16)[0].astype("float32"))
@@ -215,12 +216,15 @@ def lion(g, m, v, t, rate=2**-5):
 
 
 @pytest.mark.parametrize(
-    "optimizer, update",
+    ("optimizer", "update"),
     [
         (lambda: keras.optimizers.Adam(2**-5, epsilon=2**-4), adam),
         (lambda: keras.optimizers.AdamW(2**-5, epsilon=2**-4, weight_decay=0.0), adam),
         (lambda: keras.optimizers.Lion(2**-5), lion),
-        (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(2**-5, epsilon=2**-4), initial_scale=8), adam),
+        (
+            lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(2**-5, epsilon=2**-4), initial_scale=8),
+            adam,
+        ),
     ],
     ids=["Adam", "AdamW", "Lion", "LossScaleOptimizer"],
 )
@@ -326,7 +330,7 @@ def test_a_step_that_loss_scaling_skips_leaves_the_state_alone():
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    ("make", "message"),
     [
         (lambda: LookSAM(k=0), r"Received `k=0` for `LookSAM`.*expected an integer ≥ 1"),
         (lambda: LookSAM(k=2.5), r"Received `k=2.5`"),

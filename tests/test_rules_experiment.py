@@ -142,17 +142,19 @@ def test_fashion_mnist_is_read_from_its_original_files(tmp_path):
 
 def test_missing_files_are_named_at_once(tmp_path, monkeypatch):
     started = time.monotonic()
-    with pytest.raises(FileNotFoundError, match="`train-images-idx3-ubyte.gz` is not in .*dataset-fashion-mnist"):
+    with pytest.raises(FileNotFoundError, match=r"`train-images-idx3-ubyte\.gz` is not in .*dataset-fashion-mnist"):
         fashion_mnist.load(folder=tmp_path)
     monkeypatch.setattr(fashion_mnist, "_read", lambda *_: fashion_mnist._bytes(tmp_path, "x.gz"))
     result = CliRunner().invoke(app, ["rules", "fashion", "--output", str(tmp_path)])
-    assert result.exit_code == 2 and "dataset-fashion-mnist" in result.output
+    assert result.exit_code == 2
+    assert "dataset-fashion-mnist" in result.output
     assert time.monotonic() - started < 5
 
 
 def test_a_method_that_does_not_exist():
     result = CliRunner().invoke(app, ["rules", "digits", "--method", "SIM"])
-    assert result.exit_code == 2 and "['SIM']" in result.output
+    assert result.exit_code == 2
+    assert "['SIM']" in result.output
 
 
 def test_the_resnet_has_78k_parameters():

@@ -22,7 +22,7 @@ def cosine(share):
 
 
 @pytest.mark.parametrize(
-    "schedule, steps, values",
+    ("schedule", "steps", "values"),
     [
         (EveryK(0.25, 3), range(7), [0.25, 0, 0, 0.25, 0, 0, 0.25]),
         (EveryK(0.25, 1), range(3), [0.25] * 3),
@@ -75,7 +75,7 @@ def test_every_k_alternates_sam_and_plain_steps():
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    ("make", "message"),
     [
         (lambda: EveryK(0.1, 0), "Received `k=0` for `EveryK`"),
         (lambda: EveryK(-0.1, 2), "`rho=-0.1`"),

@@ -29,7 +29,9 @@ def demo(
 
 @app.command()
 def rules(
-    experiment: Annotated[Experiment, typer.Argument(help="digits: 40 % wrong labels; fashion: clean; m: the effect of m.")],
+    experiment: Annotated[
+        Experiment, typer.Argument(help="digits: 40 % wrong labels; fashion: clean; m: the effect of m.")
+    ],
     method: Annotated[list[str] | None, typer.Option(help="Train this method alone; can be given again.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for the results, which a later run adds to.")] = Path("results"),
 ):

@@ -1,12 +1,13 @@
 """Which rule to use: all of them on the same data, each with the ρ that a clean validation split chose.
 
-Command: `keras-sam rules digits`, `fashion` or `m`. SGD with momentum 0.9, learning rate 0.1 with cosine decay, batches of
-128, weight decay 5e-4, no augmentation. Each method tries three values of ρ on seeds that are not used again; the best by
-accuracy on validation images with clean labels then trains on seeds 0 to 4. SGD gets the epochs of the rules, and twice
-as many. After every run the results are on disk, and a command that was interrupted goes on.
+Command: `keras-sam rules digits`, `fashion` or `m`. SGD with momentum 0.9, learning rate 0.1 with cosine decay,
+batches of 128, weight decay 5e-4, no augmentation. Each method tries three values of ρ on seeds that are not used
+again; the best by accuracy on validation images with clean labels then trains on seeds 0 to 4. SGD gets the epochs of
+the rules, and twice as many. After every run the results are on disk, and a command that was interrupted goes on.
 
-Expect on one CPU core an hour for `digits` (40 % of the labels drawn anew: SAM far ahead of SGD), half an hour for `m`, and four for
-`fashion` (5,000 images with clean labels, of which SGD fits every one in 20 epochs: differences of half a point).
+Expect on one CPU core an hour for `digits` (40 % of the labels drawn anew: SAM far ahead of SGD), half an hour for `m`,
+and four for `fashion` (5,000 images with clean labels, of which SGD fits every one in 20 epochs: differences of half a
+point).
 """
 
 import json

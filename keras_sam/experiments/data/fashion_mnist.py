@@ -45,7 +45,7 @@ def _bytes(folder, name):
     path = Path(folder) / name
     if not path.exists():
         raise FileNotFoundError(
-            f"Fashion-MNIST's `{name}` is not in {folder}. Install Debian's package `dataset-fashion-mnist`, or put the "
-            "four gz files of https://github.com/zalandoresearch/fashion-mnist there."
+            f"Fashion-MNIST's `{name}` is not in {folder}. Install Debian's package `dataset-fashion-mnist`, or put "
+            "the four gz files of https://github.com/zalandoresearch/fashion-mnist there."
         )
     return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)

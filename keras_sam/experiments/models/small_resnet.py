@@ -20,9 +20,9 @@ def small_resnet(cls, input_shape, num_classes, weight_decay=0.0, width=16):
     options = {"kernel_regularizer": keras.regularizers.L2(weight_decay / 2) if weight_decay else None}
 
     def conv(x, filters, size, strides):
-        return layers.Conv2D(
-            filters, size, strides, "same", use_bias=False, kernel_initializer="he_normal", **options
-        )(x)
+        return layers.Conv2D(filters, size, strides, "same", use_bias=False, kernel_initializer="he_normal", **options)(
+            x
+        )
 
     def activated(x):
         return layers.ReLU()(layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x))
