@@ -1,7 +1,7 @@
 """Choose ρ by validation accuracy, with KerasTuner.
 
 ```
-pip install keras-tuner
+pip install keras-tuner tensorboard
 python examples/tune_rho.py
 ```
 
