@@ -49,7 +49,6 @@ EVERY_STEP = pytest.mark.parametrize(
     "name",
     [
         "SAM",
-        "ascent_steps, p=inf",
         "m, ascent_fraction",
         "second_order",
         "FriendlySAM",

@@ -99,17 +99,20 @@ def test_the_lead_is_paired_by_seed():
     assert cells[3] == ["", "10.0 ± 0.0"]
 
 
-@pytest.mark.parametrize("name", rules.EXPERIMENTS)
-def test_every_method_trains_a_step(name):
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [*(("digits", method) for method in rules.EXPERIMENTS["digits"].methods), ("fashion", "SAM")],
+)
+def test_every_method_trains_a_step(name, method):
     """With the network of its experiment, on random images."""
     experiment = rules.EXPERIMENTS[name]
     size = 28 if name == "fashion" else 8
     images = np.random.default_rng(0).normal(size=(32, size, size, 1)).astype("float32")
     split = digits.Split(images, np.arange(32) % 10)
     tiny = experiment._replace(load=lambda seed: (split, split, split), epochs=1)
-    for method in experiment.methods.values():
-        numbers = rules.train(tiny, method, method.rhos[0], seed=0)
-        assert all(0 <= n <= 1 for n in numbers.values())
+    method = experiment.methods[method]
+    numbers = rules.train(tiny, method, method.rhos[0], seed=0)
+    assert all(0 <= n <= 1 for n in numbers.values())
 
 
 def test_the_controls_of_m_are_plain_keras_in_micro_batches():
