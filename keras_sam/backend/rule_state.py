@@ -7,6 +7,9 @@ from keras import ops
 
 from keras_sam.backend import keras_private
 
+# In the names of the optimizer's variables that are a rule's.
+MARK = "_keras_sam_"
+
 
 def create(model):
     """Creates the optimizer's variables and the rule's, which have to exist before training or loading begins."""
@@ -54,9 +57,6 @@ def updates(model, state, scale=None):
         finite = ops.all(ops.stack([ops.all(ops.isfinite(value)) for value in values]))
         values = [ops.where(finite, value, v.value) for v, value in zip(variables, values)]
     return list(zip(variables, values, strict=True))
-
-
-MARK = "_keras_sam_"
 
 
 def _slots(rule):

@@ -20,7 +20,7 @@ from keras_sam import backend
 from keras_sam.experiments import plots, results
 from keras_sam.experiments.data import digits
 from keras_sam.experiments.models.small_cnn import small_cnn
-from keras_sam.experiments.statistics import mean_and_interval
+from keras_sam.experiments.statistics import mean_and_interval, percent
 
 RHOS = (0.2, 0.5)
 BATCH_SIZE, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 128, 0.1, 0.9, 5e-4
@@ -156,13 +156,8 @@ def _table(summary, noise, seeds):
     table.add_column("Method")
     table.add_column("Test accuracy (%), mean ± 95 % CI", justify="right")
     for name, values in _rows(summary):
-        table.add_row(name, _percent(values))
+        table.add_row(name, percent(values))
     return table
-
-
-def _percent(values):
-    mean, interval = mean_and_interval(100 * np.array(values))
-    return f"{mean:.1f} ± {interval:.1f}" if len(values) > 1 else f"{mean:.1f}"
 
 
 def _reading(summary):
@@ -179,7 +174,7 @@ def _reading(summary):
         place = "above" if mean > 0 else "not above"
         settled = len(lead) > 1 and abs(mean) > interval
         doubt = "" if settled else f", which {len(lead)} seed{'s do' if len(lead) > 1 else ' does'} not settle"
-        sentences.append(f"SAM is {place} {name}: by {_percent(lead)} points{doubt}.")
+        sentences.append(f"SAM is {place} {name}: by {percent(lead)} points{doubt}.")
     return "\n".join(sentences)
 
 

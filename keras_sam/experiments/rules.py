@@ -27,7 +27,7 @@ from keras_sam.experiments import results
 from keras_sam.experiments.data import digits, fashion_mnist
 from keras_sam.experiments.models.small_cnn import small_cnn
 from keras_sam.experiments.models.small_resnet import small_resnet
-from keras_sam.experiments.statistics import mean_and_interval
+from keras_sam.experiments.statistics import percent
 
 BATCH_SIZE, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 128, 0.1, 0.9, 5e-4
 SMALLER_M = 16
@@ -95,7 +95,7 @@ def methods(rhos):
 
 def _methods_of_m():
     of_m = {}
-    # Without BatchNormalization the net stays at chance with SAM at 0.1 and above.
+    # Without BatchNormalization the net hardly trains with SAM at 0.1 and above.
     for name, rhos, options in [("", (0.1, 0.2, 0.5), {}), (" (no BN)", (0.01, 0.02, 0.05), {"normalize": False})]:
         of_m |= {
             f"SGD{name}": Method(None, options=options),
@@ -189,9 +189,5 @@ def table(rows, name):
         edge = "*" if len(row["rhos"]) > 1 and row["rho"] in (row["rhos"][0], row["rhos"][-1]) else ""
         rho = f"{row['rho']:g}{edge}" if row["rho"] else ""
         lead = np.subtract(row["test"], rows[base]["test"])
-        result.add_row(method, rho, _percent(row["test"]), "" if method == base else _percent(lead))
+        result.add_row(method, rho, percent(row["test"]), "" if method == base else percent(lead))
     return result
-
-
-def _percent(values):
-    return "{:.1f} ± {:.1f}".format(*mean_and_interval(100 * np.array(values)))
