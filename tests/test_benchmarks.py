@@ -21,7 +21,7 @@ import keras_sam
 from keras_sam import SAM
 
 PLAIN, RHO, ZERO = step_cost.PLAIN, "SAM(rho=0.05)", "SAM(rho=0)"
-TINY = ["--batch-size", "2", "--rounds", "2", "--steps", "3", "--depth", "8", "--image-size", "8"]
+TINY = ["--batch-size", "2", "--rounds", "2", "--steps", "5", "--depth", "8", "--image-size", "8"]
 
 
 class Clock:
@@ -158,10 +158,10 @@ def test_step_cost_runs(tmp_path, capsys):
     assert results["versions"]["keras_sam"] == keras_sam.__version__
     assert results["backend"] == "tensorflow"
     assert set(results) >= {"command", "commit", "date", "devices", "machine"}
-    config = {"batch_size": 2, "steps": 3, "rounds": 2, "depth": 8, "image_size": 8, "seed": 0}
+    config = {"batch_size": 2, "steps": 5, "rounds": 2, "depth": 8, "image_size": 8, "seed": 0}
     assert results["config"].items() >= config.items()
     assert results["rows"] == step_cost.summarize(results["times"])
-    assert all(steps % 3 == 0 for steps in results["blocks"].values())
+    assert all(steps % 5 == 0 for steps in results["blocks"].values())
     assert all(len(times) == 2 for clock in results["times"].values() for times in clock.values())
     assert list(results["rows"]) == [PLAIN, RHO]
     printed = capsys.readouterr().out
