@@ -153,8 +153,10 @@ def run(name, output, only=None, console=None):
             }
             rho = max(by_rho, key=by_rho.get)
         tests = [accuracy(method, rho, seed)["test"] for seed in experiment.seeds]
-        content["rows"][method] = {"rho": rho, "rhos": rhos, "test": tests}
-        results.write_json(path, {**content, **results.provenance()})
+        row = {"rho": rho, "rhos": list(rhos), "test": tests}
+        if content["rows"].get(method) != row:
+            content["rows"][method] = row
+            results.write_json(path, {**content, **results.provenance()})
     console.print(table(content["rows"], name))
     return content
 
