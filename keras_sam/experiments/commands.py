@@ -1,14 +1,34 @@
 """The commands of `keras-sam`, one function each."""
 
+import contextlib
+import difflib
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from keras_sam.experiments import demo as demo_experiment
+from keras_sam.experiments import grid as grid_of_runs
+from keras_sam.experiments import recipes, runner
+from keras_sam.experiments import report as reports
 from keras_sam.experiments import rules as rules_experiment
+from keras_sam.experiments.strategies import STRATEGIES
 
 Experiment = Literal["digits", "fashion", "m"]
+Strategy = StrEnum("Strategy", {name: name for name in STRATEGIES})
+Precision = StrEnum("Precision", {name: name for name in runner.PRECISIONS})
+Tune = StrEnum("Tune", {name: name for name in grid_of_runs.TUNE})
+
+OfTable = Annotated[str, typer.Argument(help="A table or figure of the paper; `keras-sam list` names them.")]
+OfSmoke = Annotated[bool, typer.Option(help="A small network of the same kind, a few images: does all of it run?")]
+OfStrategy = Annotated[Strategy, typer.Option(help="How to spread a run over devices.")]
+OfPrecision = Annotated[Precision, typer.Option("--precision", "--mixed-precision", help="Keras's dtype policy.")]
+OfOutput = Annotated[Path, typer.Option(help="Folder of all results.")]
+OfDataDir = Annotated[Path | None, typer.Option(help="Folder of the data sets; as tensorflow-datasets has it.")]
+OfDownload = Annotated[bool, typer.Option(help="Download data sets that are not there.")]
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Sharpness-Aware Minimization for Keras.")
 
 
@@ -43,6 +63,152 @@ def rules(
     try:
         rules_experiment.run(experiment, output, only=method)
     except FileNotFoundError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@app.command("list")
+def list_(table: Annotated[str | None, typer.Argument(help="A table or figure, to see its rows.")] = None):
+    """The tables and figures that can be run; or the rows of one, with the paper's numbers."""
+    console = Console()
+    if table is None:
+        shown = Table("name", "rows", "what")
+        for name in recipes.NAMES:
+            module = recipes.module(name)
+            shown.add_row(name, str(len(module.ROWS)), module.TITLE)
+        console.print(shown)
+        return
+    module = _module(table)
+    shown = Table("row", "epochs", "batch", "learning rate", "weight decay", "methods", "paper", title=module.TITLE)
+    for name, row in module.ROWS.items():
+        paper = [f"{method} {' / '.join(numbers.values())}" for method, numbers in row.published.items()]
+        length = f"{row.epochs}" if row.epochs else f"{row.steps} steps"
+        numbers = f"{row.batch_size}", f"{row.learning_rate:g}", f"{row.weight_decay:g}"
+        shown.add_row(name, length, *numbers, ", ".join(row.methods), "\n".join(paper))
+    console.print(shown)
+
+
+@app.command()
+def run(
+    table: OfTable,
+    row: Annotated[str, typer.Option(help="A row of it.")],
+    method: Annotated[str, typer.Option(help="How to train: sam, sgd, sgd-2x, …")] = "sam",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    rho: Annotated[float | None, typer.Option(min=0, help="In place of the method's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="In place of the row's.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="In place of the row's.")] = None,
+    held_out: Annotated[
+        float | None, typer.Option(min=0, max=0.9, help="Share of the training set to measure the error on.")
+    ] = None,
+    smoke: OfSmoke = False,
+    strategy: OfStrategy = Strategy.none,
+    precision: OfPrecision = Precision.float32,
+    output: OfOutput = Path("results"),
+    data_dir: OfDataDir = None,
+    download: OfDownload = False,
+):
+    """Train one row of a table with one method; goes on where it was interrupted."""
+    _check_names(table, [row], [method])
+    _check(
+        rho is None or recipes.module(table).ROWS[row].methods[method].rule is not None,
+        f"--rho: received {rho}, but the method {method!r} has no rule. Leave it out, or give another --method.",
+    )
+    _make(output)
+    one = runner.Run(
+        table=table,
+        row=row,
+        method=method,
+        seed=seed,
+        rho=rho,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        held_out=held_out,
+        smoke=smoke,
+        strategy=strategy.value,
+        precision=precision.value,
+    )
+    with _errors():
+        content = runner.run(one, output, data_dir, download)
+    published = recipes.module(table).ROWS[row].published.get(method, {})
+    shown = Table("metric", "here", "paper", title=f"{table} {row} {method}, seed {seed}{', smoke' if smoke else ''}")
+    for name, value in content["result"].items():
+        paper = "" if smoke else published.get(name, "")
+        shown.add_row(reports.METRICS.get(name, name), reports.text([value], name, None), paper)
+    console = Console()
+    console.print(shown)
+    console.print(f"{one.path(output)}")
+
+
+@app.command()
+def grid(
+    table: OfTable,
+    row: Annotated[list[str] | None, typer.Option(help="A row; can be given again. All without.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="A method; can be given again. All without.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds, from 0 on; as many as in the paper without.")] = None,
+    tune: Annotated[
+        Tune | None, typer.Option(help="Choose rho of SAM, or learning rate and weight decay of SGD, by held-out data.")
+    ] = None,
+    smoke: OfSmoke = False,
+    strategy: OfStrategy = Strategy.none,
+    precision: OfPrecision = Precision.float32,
+    output: OfOutput = Path("results"),
+    data_dir: OfDataDir = None,
+    download: OfDownload = False,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at a time on this machine.")] = 1,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster, in place of this machine.")] = None,
+    cpus: Annotated[float, typer.Option(help="CPUs that a run asks Ray for.")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs that a run asks Ray for.")] = 0,
+):
+    """Train many rows, methods and seeds, each run in its own process; runs that ended are not made again."""
+    _check_names(table, row or [], method or [])
+    _make(output)
+    options = {"smoke": smoke, "strategy": strategy.value, "precision": precision.value}
+    runs = grid_of_runs.expand(table, row, method, seeds, tune and tune.value, **options)
+    console = Console()
+    with _errors():
+        failed = grid_of_runs.execute(
+            runs, output, workers, ray, cpus, gpus, console, data_dir=data_dir, download=download
+        )
+    for one, printed in failed.items():
+        console.print(f"[bold]{one.path(output)} failed:[/bold]", printed, sep="\n")
+    if not smoke:
+        reports.write(output, console, [table])
+    raise typer.Exit(bool(failed))
+
+
+@app.command()
+def report(output: OfOutput = Path("results")):
+    """All results beside the paper's numbers: on the screen, in report.md, and report.png as figure 1, left."""
+    _check(output.is_dir(), f"--output: received {output}, expected a folder of results that `keras-sam run` made.")
+    console = Console()
+    with _errors():
+        console.print(f"{reports.write(output, console)}")
+
+
+def _check_names(table, rows, methods):
+    known = _module(table).ROWS
+    for row in rows:
+        _check_name("--row", row, known)
+    for method in methods:
+        _check_name("--method", method, list(dict.fromkeys(m for row in rows or known for m in known[row].methods)))
+
+
+def _module(table):
+    _check_name("TABLE", table, recipes.NAMES)
+    return recipes.module(table)
+
+
+def _check_name(option, name, known):
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    _check(name in known, f"{option}: received {name!r}, expected one of {', '.join(known)}{hint}")
+
+
+@contextlib.contextmanager
+def _errors():
+    """What a user can mend is said in a line, without a traceback."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError, ImportError) as error:
         raise typer.BadParameter(str(error)) from error
 
 

@@ -19,6 +19,7 @@ ROWS = {
         learning_rate=0.1,
         weight_decay=0.0005,
         methods={"sgd": Method(), "sam": Method(SAM(0.05, m=32))},
+        keep_weights=True,
         num_seeds=1,
     )
 }

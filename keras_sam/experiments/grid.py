@@ -1,0 +1,144 @@
+"""Many runs, each in a process of its own: one after the other here, or on a Ray cluster."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+from keras_sam.experiments import recipes, results, runner
+from keras_sam.experiments.runner import Run
+
+TUNE = {
+    "rho": [{"rho": rho} for rho in recipes.RHOS],
+    "lr-wd": [
+        {"learning_rate": rate, "weight_decay": decay}
+        for rate, decay in itertools.product(recipes.LEARNING_RATES, recipes.WEIGHT_DECAYS)
+    ],
+}
+# Of the training set, to choose by (section 3.1).
+HELD_OUT = 0.1
+
+
+def expand(table, rows=None, methods=None, seeds=None, tune=None, **options):
+    """The runs of a grid.
+
+    Args:
+        table: Name of a table or figure.
+        rows: Names of rows. Defaults to `None`, all.
+        methods: Names of methods. Defaults to `None`, all that a row has; with `tune` those that it chooses for.
+        seeds: Int, how many seeds, from 0 on. Defaults to `None`, as many as the paper.
+        tune: Key of `TUNE`, to train every value of it on nine tenths of the training set. Defaults to `None`.
+        **options: Further fields of every `Run`.
+
+    Returns:
+        List of `Run`s.
+    """
+    known = recipes.module(table).ROWS
+    runs = []
+    for name in rows or known:
+        row = known[name]
+        for method, seed in itertools.product(methods or _methods(row, tune), range(seeds or row.num_seeds)):
+            run = Run(table=table, row=name, method=method, seed=seed, **options)
+            variants = TUNE[tune] if tune else [{}]
+            held_out = {"held_out": HELD_OUT} if tune and not row.held_out else {}
+            runs += [dataclasses.replace(run, **variant, **held_out) for variant in variants]
+    return runs
+
+
+def _methods(row, tune):
+    if tune == "rho":
+        return ["sam"] if "sam" in row.methods else [name for name, method in row.methods.items() if method.rule]
+    if tune == "lr-wd":
+        return ["sgd"]
+    return list(row.methods)
+
+
+def command(run, output, data_dir=None, download=False):
+    """The command line that makes `run`."""
+    arguments = [sys.executable, "-m", "keras_sam.experiments.main", "run", run.table]
+    for field in dataclasses.fields(run):
+        value, name = getattr(run, field.name), f"--{field.name.replace('_', '-')}"
+        if field.name == "table" or value == field.default:
+            continue
+        arguments += [name] if value is True else [name, str(value)]
+    arguments += ["--output", str(output)]
+    arguments += ["--data-dir", str(data_dir)] if data_dir else []
+    return arguments + (["--download"] if download else [])
+
+
+def execute(runs, output, workers=1, ray=None, cpus=1, gpus=0, console=None, **data_options):
+    """Make every run whose result is not there yet.
+
+    Args:
+        runs: List of `Run`s.
+        output: Folder of the results.
+        workers: Int, how many processes at a time on this machine. Defaults to `1`.
+        ray: Address of a Ray cluster (`"auto"` for the one of this machine), whose nodes have keras_sam and the data.
+            It schedules the runs, and begins those of a lost node again. Defaults to `None`, no cluster.
+        cpus: Float, what a run asks Ray for. Defaults to `1`.
+        gpus: Float, likewise. Defaults to `0`.
+        console: `rich.console.Console`, to say what is done. Defaults to `None`.
+        **data_options: `data_dir` and `download`, as in `runner.run`.
+
+    Returns:
+        Dict from runs that failed to what they said.
+    """
+    missing = [run for run in runs if not run.path(output).exists()]
+    if ray:
+        finished = on_ray(missing, functools.partial(runner.run, output=output, **data_options), ray, cpus, gpus)
+    else:
+        finished = _here({run: command(run, output, **data_options) for run in missing}, output, workers)
+    failed = {}
+    for number, (run, content, error) in enumerate(finished, 1):
+        path = run.path(output)
+        if error:
+            failed[run] = error
+        elif not path.exists():  # made on a node that does not share this folder
+            path.parent.mkdir(parents=True, exist_ok=True)
+            results.write_json(path, content)
+        if console:
+            console.print(f"{number}/{len(missing)} {path} {'failed' if error else ''}")
+    return failed
+
+
+def _here(commands, output, workers):
+    def train(run, arguments):
+        done = subprocess.run(arguments, capture_output=True, text=True)
+        if done.returncode == 0:
+            return run, json.loads(run.path(output).read_text()), None
+        return run, None, "\n".join((done.stdout + done.stderr).strip().splitlines()[-20:])
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(train, run, arguments) for run, arguments in commands.items()]
+        for future in concurrent.futures.as_completed(futures):
+            yield future.result()
+
+
+def on_ray(runs, train, address, cpus=1, gpus=0):
+    """Spread runs over a Ray cluster, each in a new process; a run whose node is lost begins again on another.
+
+    Args:
+        runs: List of what to run.
+        train: Function from one of them to its result.
+        address: As in `execute`; so are `cpus` and `gpus`.
+
+    Yields:
+        The run, its result or `None`, and what it said if it failed, as soon as it ended.
+    """
+    import ray
+
+    backend = {name: os.environ[name] for name in ("KERAS_BACKEND",) if name in os.environ}
+    ray.init(address=address, runtime_env={"env_vars": backend}, ignore_reinit_error=True)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1, max_calls=1)(train)
+    running = {task.remote(run): run for run in runs}
+    while running:
+        reference = ray.wait(list(running))[0][0]
+        run = running.pop(reference)
+        try:
+            yield run, ray.get(reference), None
+        except ray.exceptions.RayTaskError as error:
+            yield run, None, str(error)

@@ -1,0 +1,172 @@
+"""All results of a folder beside the paper's numbers: on the screen, in Markdown, and as a picture."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from keras_sam.experiments import plots, recipes, results
+from keras_sam.experiments.runner import Run
+from keras_sam.experiments.statistics import mean_and_interval
+
+METRICS = {
+    "test_error": "test error (%)",
+    "test_accuracy": "test accuracy (%)",
+    "validation_error": "validation error (%)",
+    "top5_error": "top-5 error (%)",
+    "sharpness_of_error": "sharpness of the error (points)",
+    "sharpness_of_loss": "sharpness of the loss",
+    "cosine": "cosine",
+}
+PERCENT = {name for name, title in METRICS.items() if "(" in title}
+COLUMNS = ("row", "method", "metric", "here", "seeds", "paper")
+
+
+def read(output):
+    """The finished runs of a folder but for those in smoke mode.
+
+    Returns:
+        Dict from `(table, row, method)` to a dict from seeds to results; the values that a run tries in place of the
+        recipe's are part of the method's name.
+    """
+    found = {}
+    for path in sorted(Path(output).rglob("seed-*.json")):
+        content = json.loads(path.read_text())
+        run = Run(**content["settings"]["run"]) if "settings" in content else None
+        if run is None or run.smoke:
+            continue
+        method = f"{run.method} ({run.variant})" if run.variant else run.method
+        found.setdefault((run.table, run.row, method), {})[run.seed] = content["result"]
+    return found
+
+
+def lines(name, found):
+    """The rows of a table or figure, one a method and metric: what the paper prints, and what was found.
+
+    Where the paper prints the best of several trainings (SGD for one and two times the epochs, four α of Mixup), so
+    does this.
+
+    Returns:
+        List of tuples as `COLUMNS` names them; "here" is the list of values by seed.
+    """
+    table = []
+    for row_name, row in recipes.module(name).ROWS.items():
+        mine = {method: seeds for (table_, row_, method), seeds in found.items() if (table_, row_) == (name, row_name)}
+        told = set()
+        for method, published in row.published.items():
+            candidates = [m for m in mine if m == method or m.startswith(f"{method}-")]
+            told.update(candidates)
+            for metric, paper in published.items():
+                best, values = _best(candidates, mine, metric)
+                table.append((row_name, best or method, metric, values, len(values), paper))
+        for method in mine:
+            if method not in told:
+                for metric in next(iter(mine[method].values())):
+                    values = _values(mine[method], metric)
+                    if values and metric in METRICS:
+                        table.append((row_name, method, metric, values, len(values), ""))
+    return table
+
+
+def _best(candidates, mine, metric):
+    """The candidate with the best mean, and its values."""
+    of = {name: values for name in candidates if (values := _values(mine[name], metric))}
+    if not of:
+        return None, []
+    sign = -1 if metric.endswith("accuracy") else 1
+    best = min(of, key=lambda name: sign * np.mean(of[name]))
+    return best, of[best]
+
+
+def _values(by_seed, metric):
+    values = [by_seed[seed].get(metric) for seed in sorted(by_seed)]
+    return [value for value in values if value is not None]
+
+
+def text(values, metric, spread):
+    """Mean and spread in the paper's units; of one value without spread."""
+    if not values:
+        return "—"
+    scale = 100 if metric in PERCENT else 1
+    values = scale * np.array(values)
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    half = values.std(ddof=1) if spread == "standard deviation" else mean_and_interval(values)[1]
+    return f"{values.mean():.2f} ± {half:.2f}"
+
+
+def write(output, console, tables=None):
+    """Print the tables for which there are results; write `report.md` and `report.png`.
+
+    Args:
+        output: Folder of the results.
+        console: `rich.console.Console`.
+        tables: Names to be shown, results or not. Defaults to `None`, those with results.
+
+    Returns:
+        Path of `report.md`.
+    """
+    found = read(output)
+    sections, points = [], []
+    for name in tables or [name for name in recipes.NAMES if any(key[0] == name for key in found)]:
+        module = recipes.module(name)
+        spread = getattr(module, "SPREAD", "95 % confidence interval")
+        shown = [
+            (row, method, METRICS.get(metric, metric), text(values, metric, spread), str(seeds or ""), paper)
+            for row, method, metric, values, seeds, paper in lines(name, found)
+        ]
+        screen = Table(*COLUMNS, title=f"{name}: {module.TITLE}", caption=f"mean ± {spread}")
+        for cells in shown:
+            screen.add_row(*cells)
+        console.print(screen)
+        head = [
+            f"## {name}: {module.TITLE}",
+            "",
+            f"Mean ± {spread}.",
+            "",
+            _line(COLUMNS),
+            _line(["---"] * len(COLUMNS)),
+        ]
+        sections.append("\n".join([*head, *map(_line, shown)]))
+        points += improvements(name, found)
+    path = Path(output) / "report.md"
+    with results.replacing(path) as temporary:
+        temporary.write_text("# Results beside the paper's\n\n" + "\n\n".join(sections) + "\n")
+    if points:
+        with results.replacing(Path(output) / "report.png") as temporary:
+            plots.improvements(points).savefig(temporary, format="png", dpi=150)
+    return path
+
+
+def improvements(name, found):
+    """By how much SAM lowers the error, in parts of it: the points of figure 1, left.
+
+    Returns:
+        List of tuples: the row, the paper's reduction, and the one found or `None`.
+    """
+    by_row = {}
+    for row, method, metric, values, _, paper in lines(name, found):
+        if metric == "test_error" and paper:
+            kind = "sam" if method.startswith("sam") else "sgd" if method.startswith("sgd") else None
+            mine = float(np.mean(values)) if values else None
+            by_row.setdefault(row, {})[kind] = number(paper), mine
+    points = []
+    for row, errors in by_row.items():
+        if {"sam", "sgd"} <= set(errors):
+            (sam, my_sam), (sgd, my_sgd) = errors["sam"], errors["sgd"]
+            mine = None if None in (my_sam, my_sgd) or my_sgd == 0 else 1 - my_sam / my_sgd
+            points.append((f"{name}/{row}", 1 - sam / sgd, mine))
+    return points
+
+
+def number(published):
+    """The mean of what the paper prints, such as `"2.1 ± <0.1"`."""
+    match = re.match(r"[\d.]+", published)
+    return float(match.group()) if match else math.nan
+
+
+def _line(cells):
+    return f"| {' | '.join(cells)} |"

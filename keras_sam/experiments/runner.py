@@ -1,0 +1,277 @@
+"""One run of a recipe: a row of a table, one of its methods, one seed; its result is one JSON file."""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import keras_sam
+from keras_sam.experiments import data, measures, recipes, results, strategies
+from keras_sam.experiments.checkpoints import Checkpoint, RandomStateByEpoch
+from keras_sam.experiments.data.splits import num_examples
+from keras_sam.experiments.models import NETWORKS
+from keras_sam.experiments.models.frozen_statistics import freeze_statistics
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+# How many batches of an epoch the measures are taken on.
+MEASURED_BATCHES = 8
+# Keeps the second training of a bootstrap apart from every first one.
+SECOND_SEED = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is trained.
+
+    Args:
+        table: Name of a table or figure, of `recipes.NAMES`.
+        row: Name of one of its rows.
+        method: Name of one of the row's methods.
+        seed: Int, of the weights, the order of the data and the wrong labels. Defaults to `0`.
+        rho: Float, in place of the method's ρ. Defaults to `None`.
+        learning_rate: Float, in place of the row's. Defaults to `None`.
+        weight_decay: Float, in place of the row's. Defaults to `None`.
+        held_out: Float, the share of the training set to hold out and to measure the error on, for choosing
+            hyperparameters: the test set stays unread. Defaults to `None`, what the row says.
+        smoke: Boolean, whether to train a small network of the same kind on a few images, in seconds, to see that
+            everything works. Defaults to `False`.
+        strategy: Key of `strategies.STRATEGIES`. Defaults to `"none"`.
+        precision: One of `PRECISIONS`. Defaults to `"float32"`.
+    """
+
+    table: str
+    row: str
+    method: str
+    seed: int = 0
+    rho: float | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    held_out: float | None = None
+    smoke: bool = False
+    strategy: str = "none"
+    precision: str = "float32"
+
+    @property
+    def variant(self):
+        """What sets this run apart from the paper's: `""` for the recipe as it is."""
+        names = "rho", "learning_rate", "weight_decay", "held_out"
+        given = [f"{name}={getattr(self, name):g}" for name in names if getattr(self, name) is not None]
+        return ",".join([*given, *(["smoke"] if self.smoke else [])])
+
+    def path(self, output):
+        """Where the result is, in the folder `output`."""
+        return Path(output, self.table, self.row, self.method, self.variant, f"seed-{self.seed}.json")
+
+    def recipe(self):
+        """The `Row` and the `Method`, with what this run changes of them."""
+        row = recipes.module(self.table).ROWS[self.row]
+        method = row.methods[self.method]
+        changes = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "held_out")}
+        row = dataclasses.replace(row, **{name: value for name, value in changes.items() if value is not None})
+        if self.rho is not None:
+            rule = type(method.rule).from_config({**method.rule.get_config(), "rho": self.rho})
+            method = dataclasses.replace(method, rule=rule)
+        return (_reduced(row) if self.smoke else row), method
+
+
+def _reduced(row):
+    """The same recipe for a small network, small images and two short epochs."""
+    steps = {"steps": 4} if row.steps else {"epochs": 2}
+    options = {**row.options, **NETWORKS[row.network].reduced}
+    return dataclasses.replace(row, **steps, batch_size=16, options=options, image_size=row.image_size and 32)
+
+
+def run(run, output, data_dir=None, download=False, console=None):
+    """Train, or go on where the training was interrupted; returns what the result's file holds.
+
+    Args:
+        run: `Run`.
+        output: Folder of all results. Beside its file a run keeps a folder of that name, with checkpoints until it
+            ends, and TensorBoard's logs.
+        data_dir: Folder of the data sets, as in `data.load`. Defaults to `None`.
+        download: Boolean, whether data sets may be downloaded. Defaults to `False`.
+        console: `rich.console.Console`, to say what is done. Defaults to `None`.
+
+    Raises:
+        ValueError: If the folder holds what other settings made, or this one's result is impossible.
+        FileNotFoundError: If the data are missing.
+    """
+    path, settings = run.path(output), settings_of(run)
+    work = path.with_suffix("")
+    for known in (path, work / "settings.json"):
+        if known.exists():
+            _check_same(json.loads(known.read_text())["settings"], settings, known)
+    if path.exists():
+        return json.loads(path.read_text())
+
+    started = time.monotonic()
+    row, method = run.recipe()
+    with strategies.scope(run.strategy):
+        held_out = row.held_out
+        splits = data.load(
+            row.data,
+            seed=run.seed,
+            validation=held_out,
+            noise=row.noise,
+            data_dir=data_dir,
+            download=download,
+            stand_in=run.smoke,
+        )
+        work.mkdir(parents=True, exist_ok=True)
+        results.write_json(work / "settings.json", {"settings": settings})
+        keras.config.set_dtype_policy(run.precision)
+        try:
+            model, history = _train(row, method, splits, run.seed, work / "first")
+            if method.bootstrap:
+                relabelled = _relabelled(model, row, splits)
+                model, history = _train(row, method, relabelled, SECOND_SEED + run.seed, work / "second")
+        finally:
+            keras.config.set_dtype_policy("float32")
+    content = {
+        "settings": settings,
+        "result": _result(history, "validation" if held_out else "test"),
+        "history": history,
+        "seconds": round(time.monotonic() - started, 1),
+        **results.provenance(),
+    }
+    if row.keep_weights:
+        with results.replacing(path.with_suffix(".weights.h5")) as temporary:
+            model.save_weights(temporary)
+    results.write_json(path, content)
+    for stage in ("first", "second"):
+        Checkpoint(work / stage).delete()
+    return content
+
+
+def settings_of(run):
+    """Everything that decides the numbers, as plain data."""
+    row, method = run.recipe()
+    row = {**dataclasses.asdict(row), "methods": None, "published": None}
+    rule = method.rule and {"class_name": type(method.rule).__name__, "config": method.rule.get_config()}
+    return json.loads(
+        json.dumps(
+            {
+                "run": dataclasses.asdict(run),
+                "row": {name: value for name, value in row.items() if value is not None},
+                "method": {**dataclasses.asdict(dataclasses.replace(method, rule=None)), "rule": rule},
+                "backend": keras.backend.backend(),
+            }
+        )
+    )
+
+
+def _check_same(found, expected, path):
+    different = sorted(
+        f"{part}.{name}: {found.get(part, {}).get(name)!r} there, {value!r} here"
+        for part in ("run", "row", "method")
+        for name, value in expected[part].items()
+        if found.get(part, {}).get(name) != value
+    )
+    if found.get("backend") != expected["backend"]:
+        different.append(f"backend: {found.get('backend')!r} there, {expected['backend']!r} here")
+    if different:
+        raise ValueError(
+            f"{path} is of a run with other settings ({'; '.join(different)}). Give another `--output`, or move it "
+            "away: no result is overwritten."
+        )
+
+
+def _train(row, method, splits, seed, folder):
+    """One training; returns the model and its history."""
+    keras.utils.set_random_seed(seed % 2**32)
+    checkpoint = Checkpoint(folder)
+    steps_per_epoch, epochs = _length(row, method, splits)
+    model = build(row, method, splits, steps_per_epoch * epochs)
+    training = training_data(row, method, splits, seed, start=checkpoint.epoch * steps_per_epoch)
+    callbacks = [RandomStateByEpoch(seed), keras.callbacks.TerminateOnNaN()]
+    if row.measures and method.rule is not None:
+        first = training_data(row, method, splits, seed).take(MEASURED_BATCHES)
+        callbacks.append(measures.Measures(row.measures, method.rule, [(x.numpy(), y.numpy()) for x, y in first]))
+    model.fit(
+        training,
+        epochs=epochs,
+        initial_epoch=checkpoint.epoch,
+        steps_per_epoch=steps_per_epoch,
+        validation_data=evaluation_data(row, method, splits),
+        callbacks=[*callbacks, keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False), checkpoint],
+        verbose="auto" if sys.stdout.isatty() else 2,
+    )
+    return model, checkpoint.history
+
+
+def _length(row, method, splits):
+    """Steps of an epoch, and epochs; where a recipe counts steps, a twentieth of them is an epoch."""
+    if row.epochs:
+        return num_examples(splits.train) // row.batch_size, round(method.epochs * row.epochs)
+    steps = round(method.epochs * row.steps)
+    steps_per_epoch = max(1, steps // 20)
+    return steps_per_epoch, steps // steps_per_epoch
+
+
+def build(row, method, splits, steps):
+    """The compiled model: SGD with Nesterov's momentum, half a cosine, weight decay in the loss."""
+    network = NETWORKS[row.network]
+    options = {**row.options, **({"weights": network.pretrained} if row.fine_tune else {})}
+    model = network.build(keras_sam.SAMModel, splits.image_shape, splits.num_classes, **options)
+    if row.fine_tune:
+        model = freeze_statistics(model)
+    for variable in model.trainable_variables:
+        variable.regularizer = keras.regularizers.L2(row.weight_decay / 2)
+    top5 = [_top5(_one_hot(row, method))] if splits.num_classes > 100 else []
+    schedule = keras.optimizers.schedules.CosineDecay(row.learning_rate, steps)
+    model.compile(
+        keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, global_clipnorm=row.clip_norm),
+        _loss(row, method),
+        metrics=["accuracy", *top5],
+        sam=method.rule,
+    )
+    return model
+
+
+def _one_hot(row, method):
+    return bool(method.mixup or row.label_smoothing)
+
+
+def _loss(row, method):
+    if _one_hot(row, method):
+        return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=row.label_smoothing)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def _top5(one_hot):
+    kind = keras.metrics.TopKCategoricalAccuracy if one_hot else keras.metrics.SparseTopKCategoricalAccuracy
+    return kind(5, name="top5")
+
+
+def training_data(row, method, splits, seed, start=0):
+    """Batches without end, from the step `start` on."""
+    steps_per_epoch = num_examples(splits.train) // row.batch_size
+    epoch, skipped = divmod(start, steps_per_epoch)
+    return data.pipeline(
+        splits, row.batch_size, row.augmentation, seed, epoch, one_hot=_one_hot(row, method), mixup=method.mixup
+    ).skip(skipped)
+
+
+def evaluation_data(row, method, splits):
+    """What the error is measured on: the held-out part if there is one, else the test set."""
+    return data.evaluation_pipeline(splits, splits.validation or splits.test, row.batch_size)
+
+
+def _relabelled(model, row, splits):
+    """The same images with the labels that the model predicts."""
+    logits = model.predict(data.evaluation_pipeline(splits, splits.train, row.batch_size), verbose=0)
+    return splits._replace(train=splits.train._replace(y=np.argmax(logits, -1)))
+
+
+def _result(history, part):
+    """The last epoch's numbers, by the names of the recipes."""
+    last = {name: values[-1] for name, values in history.items()}
+    result = {f"{part}_error": 1 - last["val_accuracy"], f"{part}_accuracy": last["val_accuracy"]}
+    if "val_top5" in last:
+        result["top5_error"] = 1 - last["val_top5"]
+    measured = {name: last[name] for name in measures.NAMES if name in last}
+    return {**result, "train_accuracy": last["accuracy"], **measured}

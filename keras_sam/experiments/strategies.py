@@ -1,0 +1,39 @@
+"""How a run is spread over devices: names for the command line, for what Keras's backends offer."""
+
+import contextlib
+
+import keras
+
+# Each with the backend that it belongs to.
+STRATEGIES = {"none": None, "mirrored": "tensorflow", "multi-worker": "tensorflow", "tpu": "tensorflow"}
+STRATEGIES |= {"data-parallel": "jax"}
+
+
+def scope(name):
+    """A context in which to make and train a model.
+
+    Args:
+        name: Key of `STRATEGIES`: `"none"`, one device; `"mirrored"`, all GPUs of this machine; `"multi-worker"`, those
+            of the machines in `TF_CONFIG`; `"tpu"`, a TPU through TensorFlow; `"data-parallel"`, all that JAX sees.
+
+    Raises:
+        ValueError: If the backend that Keras runs on does not have it.
+    """
+    wanted = STRATEGIES[name]
+    if wanted not in (None, keras.backend.backend()):
+        raise ValueError(
+            f"Received `strategy={name!r}` on Keras's backend {keras.backend.backend()!r}; it belongs to {wanted!r}. "
+            f"Set the environment variable KERAS_BACKEND={wanted}."
+        )
+    if name == "none":
+        return contextlib.nullcontext()
+    if name == "data-parallel":
+        return keras.distribution.DataParallel().scope()
+    import tensorflow as tf
+
+    if name == "tpu":
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+        return tf.distribute.TPUStrategy(resolver).scope()
+    return {"mirrored": tf.distribute.MirroredStrategy, "multi-worker": tf.distribute.MultiWorkerMirroredStrategy}[
+        name
+    ]().scope()

@@ -1,0 +1,130 @@
+"""Grids: what they hold, that a command line makes each run, and that a cluster may lose a node."""
+
+import os
+import threading
+import time
+
+import pytest
+from conftest import required
+from typer.testing import CliRunner
+
+from keras_sam.experiments import commands, grid, runner
+from keras_sam.experiments.runner import Run
+
+ROW = "wrn-28-10/basic/fashion_mnist"
+
+
+def test_a_table_is_all_rows_methods_and_seeds():
+    runs = grid.expand("table5")
+    assert len(runs) == len(set(runs)) == 8 * 3 * 5
+    assert len(grid.expand("table12")) == 2 * 4 * 20
+    assert grid.expand("table5", [ROW], ["sam"], 2, precision="mixed_bfloat16") == [
+        Run(table="table5", row=ROW, method="sam", seed=seed, precision="mixed_bfloat16") for seed in (0, 1)
+    ]
+
+
+def test_rho_is_chosen_on_a_tenth_of_the_training_set():
+    runs = grid.expand("table5", [ROW], seeds=1, tune="rho")
+    assert [run.rho for run in runs] == [0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
+    assert {(run.method, run.held_out) for run in runs} == {("sam", 0.1)}
+    assert len({run.path("results") for run in runs}) == 6
+
+
+def test_learning_rate_and_weight_decay_are_chosen_without_sam():
+    runs = grid.expand("table5", [ROW], seeds=1, tune="lr-wd")
+    assert {run.method for run in runs} == {"sgd"}
+    assert len({(run.learning_rate, run.weight_decay) for run in runs}) == 12
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        Run(table="table5", row=ROW, method="sgd-2x"),
+        Run(table="table4", row="noise-40", method="sam", seed=3, rho=0.2, held_out=0.1, smoke=True),
+        Run(table="table5", row=ROW, method="sgd", learning_rate=0.05, weight_decay=1e-5, precision="mixed_float16"),
+        Run(table="table1", row="wrn-28-10/basic/cifar10", method="sam", strategy="mirrored"),
+    ],
+)
+def test_the_command_line_of_a_run_makes_that_run(run, monkeypatch, tmp_path):
+    made = []
+
+    def record(*args):
+        made.append(args)
+        return {"result": {"test_error": 0.5}}
+
+    monkeypatch.setattr(runner, "run", record)
+    arguments = grid.command(run, tmp_path / "out", data_dir=tmp_path / "data", download=True)
+    done = CliRunner().invoke(commands.app, arguments[3:])
+    assert done.exit_code == 0, done.output
+    assert made == [(run, tmp_path / "out", tmp_path / "data", True)]
+
+
+def test_results_that_are_there_are_not_made_again(tmp_path, monkeypatch):
+    runs = grid.expand("table5", [ROW], ["sam"], 3)
+    path = runs[1].path(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    seen = []
+    monkeypatch.setattr(grid, "_here", lambda commands, output, workers: seen.extend(commands) or [])
+    assert grid.execute(runs, tmp_path) == {}
+    assert seen == [runs[0], runs[2]]
+
+
+def test_a_run_that_fails_leaves_the_others_be(tmp_path, monkeypatch):
+    runs = grid.expand("table5", [ROW], ["sam"], 2)
+    fails = ["sh", "-c", "echo no data >&2; exit 3"]
+
+    def command(run, output):
+        path = run.path(output)
+        return fails if run.seed == 0 else ["sh", "-c", f"mkdir -p {path.parent} && echo '{{}}' > {path}"]
+
+    monkeypatch.setattr(grid, "command", command)
+    assert grid.execute(runs, tmp_path, workers=2) == {runs[0]: "no data"}
+    assert not runs[0].path(tmp_path).exists()
+    assert runs[1].path(tmp_path).read_text() == "{}\n"
+
+
+def test_a_lost_node_of_a_ray_cluster_loses_no_run(tmp_path):
+    required("ray")
+    from ray.cluster_utils import Cluster
+
+    started, ended = tmp_path / "started", tmp_path / "ended"
+    started.mkdir()
+    ended.mkdir()
+
+    def train(number):
+        node = os.environ.get("RAY_NODE", "")
+        (started / f"{number}-{os.getpid()}").write_text(node)
+        time.sleep(1.5)
+        (ended / f"{number}-{os.getpid()}").touch()
+        if number == 5:
+            raise ValueError("a run that fails is not tried again")
+        return number * number
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        lost = cluster.add_node(num_cpus=2, env_vars={"RAY_NODE": "lost"})
+
+        def lose():
+            while not any(path.read_text() for path in started.iterdir()):
+                time.sleep(0.1)
+            cluster.remove_node(lost, allow_graceful=False)
+
+        thread = threading.Thread(target=lose)
+        thread.start()
+        finished = list(grid.on_ray(range(6), train, cluster.address))
+        thread.join()
+    finally:
+        import ray
+
+        ray.shutdown()
+        cluster.shutdown()
+    results = {run: result for run, result, _ in finished}
+    assert len(finished) == 6
+    assert results == {0: 0, 1: 1, 2: 4, 3: 9, 4: 16, 5: None}
+    failures = {run: error for run, _, error in finished if error}
+    assert list(failures) == [5]
+    assert "a run that fails is not tried again" in failures[5]
+    # Those of the lost node began twice, and every run ended once.
+    assert len(list(started.iterdir())) > 6
+    assert sorted(path.name.partition("-")[0] for path in ended.iterdir()) == list("012345")

@@ -1,0 +1,104 @@
+"""The report, on results that are made up."""
+
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from keras_sam.experiments import recipes, report
+from keras_sam.experiments.runner import Run, settings_of
+
+ROW = "wrn-28-10/autoaugment/fashion_mnist"
+
+
+def write(output, method, errors, table="table5", row=ROW, **options):
+    for seed, error in enumerate(errors):
+        run = Run(table=table, row=row, method=method, seed=seed, **options)
+        path = run.path(output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"settings": settings_of(run), "result": {"test_error": error}}))
+
+
+def quiet():
+    return Console(quiet=True)
+
+
+def test_the_better_of_one_and_two_times_the_epochs_stands_for_sgd(tmp_path):
+    write(tmp_path, "sam", [0.04, 0.05])
+    write(tmp_path, "sgd", [0.06, 0.08])
+    write(tmp_path, "sgd-2x", [0.05, 0.07])
+    table = report.lines("table5", report.read(tmp_path))
+    assert [line for line in table if line[0] == ROW] == [
+        (ROW, "sam", "test_error", [0.04, 0.05], 2, "3.61 ± 0.06"),
+        (ROW, "sgd-2x", "test_error", [0.05, 0.07], 2, "3.86 ± 0.14"),
+    ]
+    # Rows without results are there, with the paper's numbers.
+    assert len(table) == 16
+
+
+def test_accuracies_are_better_when_larger(tmp_path):
+    for alpha, accuracy in [(1, 0.7), (8, 0.8), (16, 0.6)]:
+        run = Run(table="table4", row="noise-40", method=f"mixup-{alpha}")
+        path = run.path(tmp_path)
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"settings": settings_of(run), "result": {"test_accuracy": accuracy}}))
+    lines = report.lines("table4", report.read(tmp_path))
+    assert ("noise-40", "mixup-8", "test_accuracy", [0.8], 1, "90.0") in lines
+
+
+def test_smoke_runs_are_no_results_and_other_values_are_named(tmp_path):
+    write(tmp_path, "sam", [0.5], smoke=True)
+    write(tmp_path, "sam", [0.3], rho=0.1)
+    lines = [line for line in report.lines("table5", report.read(tmp_path)) if line[0] == ROW]
+    assert lines == [
+        (ROW, "sam", "test_error", [], 0, "3.61 ± 0.06"),
+        (ROW, "sgd", "test_error", [], 0, "3.86 ± 0.14"),
+        (ROW, "sam (rho=0.1)", "test_error", [0.3], 1, ""),
+    ]
+
+
+def test_mean_and_spread():
+    # Student's t for 2 degrees of freedom at 97.5 % is 4.303; the standard deviation of 1, 2, 3 is 1.
+    assert report.text([0.01, 0.02, 0.03], "test_error", "95 % confidence interval") == "2.00 ± 2.48"
+    assert report.text([0.01, 0.02, 0.03], "test_error", "standard deviation") == "2.00 ± 1.00"
+    assert report.text([0.5], "cosine", "standard deviation") == "0.50"
+    assert report.text([], "cosine", "standard deviation") == "—"
+
+
+def test_markdown_and_picture(tmp_path):
+    write(tmp_path, "sam", [0.03])
+    write(tmp_path, "sgd", [0.04])
+    path = report.write(tmp_path, quiet())
+    text = path.read_text()
+    assert f"| {ROW} | sam | test error (%) | 3.00 | 1 | 3.61 ± 0.06 |" in text
+    assert "## table5: SVHN and Fashion-MNIST" in text
+    assert "table4" not in text
+    points = {name: (paper, mine) for name, paper, mine in report.improvements("table5", report.read(tmp_path))}
+    paper, mine = points[f"table5/{ROW}"]
+    assert paper == pytest.approx(1 - 3.61 / 3.86)
+    assert mine == pytest.approx(0.25)
+    assert points["table5/shake-shake/autoaugment/svhn"] == (pytest.approx(1 - 1.07 / 1.03), None)
+    assert (tmp_path / "report.png").read_bytes()[:4] == b"\x89PNG"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.md", "report.png", "table5"]
+
+
+def test_tables_without_results_are_left_out_unless_asked_for(tmp_path):
+    report.write(tmp_path, quiet())
+    assert "##" not in (tmp_path / "report.md").read_text()
+    report.write(tmp_path, quiet(), ["table2"])
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("| resnet-") == 9 * 4
+    assert "| resnet-152/400 | sgd | top-5 error (%) | — |  | 5.84 ± 0.07 |" in text
+
+
+def test_every_table_can_be_shown(tmp_path):
+    report.write(tmp_path, quiet(), recipes.NAMES)
+    text = (tmp_path / "report.md").read_text()
+    assert all(f"## {name}: " in text for name in recipes.NAMES)
+
+
+def test_the_paper_s_numbers():
+    assert report.number("2.1 ± <0.1") == 2.1
+    assert report.number("20.4 ± <0.0") == 20.4
+    assert np.isnan(report.number("—"))
