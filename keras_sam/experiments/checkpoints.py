@@ -35,7 +35,9 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if self.epoch:
-            # The optimizer and the rule have their variables by now: Keras would drop what it cannot place.
+            # A rule has its variables by now, plain Keras not always: it would drop what it cannot place.
+            if not self.model.optimizer.built:
+                self.model.optimizer.build(self.model.trainable_variables)
             self.model.load_weights(self._saved()[self.epoch])
 
     def on_epoch_end(self, epoch, logs=None):
@@ -70,6 +72,8 @@ class RandomStateByEpoch(keras.callbacks.Callback):
         self.seed = seed
 
     def on_epoch_begin(self, epoch, logs=None):
+        # What has no generator of its own, such as torch's dropout.
+        keras.utils.set_random_seed((self.seed * 100_003 + epoch) % 2**32)
         for i, variable in enumerate(self.model.non_trainable_variables):
             if variable.path.endswith("seed_generator_state"):
                 variable.assign([self.seed * 100_003 + i, epoch << 20])
