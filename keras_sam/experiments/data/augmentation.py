@@ -12,9 +12,8 @@ import tensorflow as tf
 from keras_sam.experiments.data import layers, operations, policies
 from keras_sam.experiments.data.layers import with_keras
 
-PAD = 4
-# Cutout's side on CIFAR; half of the image for other sizes.
-CUTOUT_SHARE = 0.5
+# Pixels that a crop is padded by, and the side of Cutout's square, as in the reference implementation for all sets.
+PAD, CUTOUT = 4, 16
 
 
 class Augmentation(NamedTuple):
@@ -38,8 +37,7 @@ def split(seed, num):
 
 def flip(images, seed):
     """Mirrored from left to right with a probability of one half."""
-    flips = tf.random.stateless_uniform([tf.shape(images)[0]], seed) < 0.5
-    return layers.flip(tf.cast(images, "float32"), flips)
+    return layers.flip(images, tf.random.stateless_uniform([tf.shape(images)[0]], seed) < 0.5)
 
 
 def crop(images, seed):
@@ -60,15 +58,20 @@ def crop(images, seed):
 
 
 def cutout(images, seed):
-    """A square of half the image's side becomes 0, the mean of normalized images; its centre is any pixel.
+    """A square of 16 pixels a side becomes 0, the mean of normalized images; its centre is any pixel.
+
+    Raises:
+        ValueError: If images are no larger than that.
 
     Reference: [DeVries & Taylor, 2017](https://arxiv.org/abs/1708.04552).
     """
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+    if min(height, width) <= CUTOUT:
+        raise ValueError(f"Received images of {height} by {width} pixels for Cutout, whose square has {CUTOUT}.")
     seeds = split(seed, 2)
     center_y = tf.random.stateless_uniform([count], seeds[0], maxval=height, dtype="int32")
     center_x = tf.random.stateless_uniform([count], seeds[1], maxval=width, dtype="int32")
-    return layers.cutout(images, center_y, center_x, tf.fill([count], int(CUTOUT_SHARE * height)), 0.0)
+    return layers.cutout(images, center_y, center_x, tf.fill([count], CUTOUT), 0.0)
 
 
 def policy(sub_policies):
