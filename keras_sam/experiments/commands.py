@@ -99,6 +99,7 @@ def run(
     held_out: Annotated[
         float | None, typer.Option(min=0, max=0.9, help="Share of the training set to measure the error on.")
     ] = None,
+    weights: Annotated[str | None, typer.Option(help="Path of pretrained weights, for rows that fine-tune.")] = None,
     smoke: OfSmoke = False,
     strategy: OfStrategy = Strategy.none,
     precision: OfPrecision = Precision.float32,
@@ -122,6 +123,7 @@ def run(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         held_out=held_out,
+        weights=weights,
         smoke=smoke,
         strategy=strategy.value,
         precision=precision.value,

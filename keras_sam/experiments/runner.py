@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,9 +11,9 @@ import keras
 import numpy as np
 
 import keras_sam
-from keras_sam.experiments import data, measures, recipes, results, strategies
+from keras_sam.experiments import measures, recipes, results, strategies
 from keras_sam.experiments.checkpoints import Checkpoint, RandomStateByEpoch
-from keras_sam.experiments.data.splits import num_examples
+from keras_sam.experiments.data import load, pipelines
 from keras_sam.experiments.models import NETWORKS
 from keras_sam.experiments.models.frozen_statistics import freeze_statistics
 
@@ -37,6 +38,7 @@ class Run:
         weight_decay: Float, in place of the row's. Defaults to `None`.
         held_out: Float, the share of the training set to hold out and to measure the error on, for choosing
             hyperparameters: the test set stays unread. Defaults to `None`, what the row says.
+        weights: Path of the pretrained weights, for rows that fine-tune. Defaults to `None`, Keras's own for ImageNet.
         smoke: Boolean, whether to train a small network of the same kind on a few images, in seconds, to see that
             everything works. Defaults to `False`.
         strategy: Key of `strategies.STRATEGIES`. Defaults to `"none"`.
@@ -51,6 +53,7 @@ class Run:
     learning_rate: float | None = None
     weight_decay: float | None = None
     held_out: float | None = None
+    weights: str | None = None
     smoke: bool = False
     strategy: str = "none"
     precision: str = "float32"
@@ -75,7 +78,11 @@ class Run:
         if self.rho is not None:
             rule = type(method.rule).from_config({**method.rule.get_config(), "rho": self.rho})
             method = dataclasses.replace(method, rule=rule)
-        return (_reduced(row) if self.smoke else row), method
+        if self.smoke:
+            return _reduced(row), method
+        if row.fine_tune:
+            row = dataclasses.replace(row, options={**row.options, "weights": self.weights or "imagenet"})
+        return row, method
 
 
 def _reduced(row):
@@ -100,6 +107,7 @@ def run(run, output, data_dir=None, download=False, console=None):
         ValueError: If the folder holds what other settings made, or this one's result is impossible.
         FileNotFoundError: If the data are missing.
     """
+    row, method = run.recipe()
     path, settings = run.path(output), settings_of(run)
     work = path.with_suffix("")
     for known in (path, work / "settings.json"):
@@ -109,18 +117,19 @@ def run(run, output, data_dir=None, download=False, console=None):
         return json.loads(path.read_text())
 
     started = time.monotonic()
-    row, method = run.recipe()
+    _check_weights(row, download)
     with strategies.scope(run.strategy):
-        held_out = row.held_out
-        splits = data.load(
+        splits = load(
             row.data,
             seed=run.seed,
-            validation=held_out,
+            validation=row.held_out,
             noise=row.noise,
             data_dir=data_dir,
             download=download,
             stand_in=run.smoke,
         )
+        if NETWORKS[row.network].takes_pixels:
+            splits = splits._replace(normalization=(0.0, 1.0))
         work.mkdir(parents=True, exist_ok=True)
         results.write_json(work / "settings.json", {"settings": settings})
         keras.config.set_dtype_policy(run.precision)
@@ -133,7 +142,7 @@ def run(run, output, data_dir=None, download=False, console=None):
             keras.config.set_dtype_policy("float32")
     content = {
         "settings": settings,
-        "result": _result(history, "validation" if held_out else "test"),
+        "result": _result(history, "validation" if row.held_out else "test"),
         "history": history,
         "seconds": round(time.monotonic() - started, 1),
         **results.provenance(),
@@ -150,18 +159,39 @@ def run(run, output, data_dir=None, download=False, console=None):
 def settings_of(run):
     """Everything that decides the numbers, as plain data."""
     row, method = run.recipe()
-    row = {**dataclasses.asdict(row), "methods": None, "published": None}
+    row = dataclasses.asdict(dataclasses.replace(row, methods={}, published={}))
     rule = method.rule and {"class_name": type(method.rule).__name__, "config": method.rule.get_config()}
     return json.loads(
         json.dumps(
             {
                 "run": dataclasses.asdict(run),
-                "row": {name: value for name, value in row.items() if value is not None},
+                "row": {name: value for name, value in row.items() if name not in ("methods", "published")},
                 "method": {**dataclasses.asdict(dataclasses.replace(method, rule=None)), "rule": rule},
                 "backend": keras.backend.backend(),
             }
         )
     )
+
+
+def _check_weights(row, download):
+    """Pretrained weights that are missing are missed before the data are read."""
+    weights = row.options.get("weights")
+    if weights == "imagenet" and row.network == "efficientnet-l2":
+        raise FileNotFoundError(
+            "The weights of EfficientNet-L2 are published for TensorFlow 1 alone. Convert NoisyStudent's for 475 "
+            "pixels, of https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet, to a file as "
+            "`save_weights` of this network writes it, and give its path as `--weights`."
+        )
+    if weights == "imagenet" and not download and row.network != "efficientnet-lite0":
+        name = f"{row.network.replace('-', '')}{'_notop' if row.options.get('new_head', True) else ''}.h5"
+        found = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models" / name
+        if not found.exists():
+            raise FileNotFoundError(
+                f"The pretrained weights {found} are missing. Let Keras download them with `--download`, put the file "
+                "there, or give the path of another one as `--weights`."
+            )
+    elif weights not in (None, "imagenet") and not Path(weights).exists():
+        raise FileNotFoundError(f"Received `weights={weights!r}`, which is no file; expected pretrained weights.")
 
 
 def _check_same(found, expected, path):
@@ -186,7 +216,7 @@ def _train(row, method, splits, seed, folder):
     checkpoint = Checkpoint(folder)
     steps_per_epoch, epochs = _length(row, method, splits)
     model = build(row, method, splits, steps_per_epoch * epochs)
-    training = training_data(row, method, splits, seed, start=checkpoint.epoch * steps_per_epoch)
+    training = training_data(row, method, splits, seed, checkpoint.epoch * steps_per_epoch)
     callbacks = [RandomStateByEpoch(seed), keras.callbacks.TerminateOnNaN()]
     if row.measures and method.rule is not None:
         first = training_data(row, method, splits, seed).take(MEASURED_BATCHES)
@@ -197,6 +227,7 @@ def _train(row, method, splits, seed, folder):
         initial_epoch=checkpoint.epoch,
         steps_per_epoch=steps_per_epoch,
         validation_data=evaluation_data(row, method, splits),
+        shuffle=False,
         callbacks=[*callbacks, keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False), checkpoint],
         verbose="auto" if sys.stdout.isatty() else 2,
     )
@@ -206,7 +237,7 @@ def _train(row, method, splits, seed, folder):
 def _length(row, method, splits):
     """Steps of an epoch, and epochs; where a recipe counts steps, a twentieth of them is an epoch."""
     if row.epochs:
-        return num_examples(splits.train) // row.batch_size, round(method.epochs * row.epochs)
+        return pipelines.num_steps(splits.train, row.batch_size), round(method.epochs * row.epochs)
     steps = round(method.epochs * row.steps)
     steps_per_epoch = max(1, steps // 20)
     return steps_per_epoch, steps // steps_per_epoch
@@ -215,8 +246,8 @@ def _length(row, method, splits):
 def build(row, method, splits, steps):
     """The compiled model: SGD with Nesterov's momentum, half a cosine, weight decay in the loss."""
     network = NETWORKS[row.network]
-    options = {**row.options, **({"weights": network.pretrained} if row.fine_tune else {})}
-    model = network.build(keras_sam.SAMModel, splits.image_shape, splits.num_classes, **options)
+    shape = (row.image_size, row.image_size, 3) if row.image_size else splits.image_shape
+    model = network.build(keras_sam.SAMModel, shape, splits.num_classes, **{**network.options, **row.options})
     if row.fine_tune:
         model = freeze_statistics(model)
     for variable in model.trainable_variables:
@@ -249,21 +280,20 @@ def _top5(one_hot):
 
 def training_data(row, method, splits, seed, start=0):
     """Batches without end, from the step `start` on."""
-    steps_per_epoch = num_examples(splits.train) // row.batch_size
-    epoch, skipped = divmod(start, steps_per_epoch)
-    return data.pipeline(
-        splits, row.batch_size, row.augmentation, seed, epoch, one_hot=_one_hot(row, method), mixup=method.mixup
-    ).skip(skipped)
+    options = {"image_size": row.image_size, "one_hot": _one_hot(row, method), "mixup": method.mixup}
+    return pipelines.pipeline(splits, row.batch_size, row.augmentation, seed=seed, start=start, **options)
 
 
 def evaluation_data(row, method, splits):
     """What the error is measured on: the held-out part if there is one, else the test set."""
-    return data.evaluation_pipeline(splits, splits.validation or splits.test, row.batch_size)
+    options = {"image_size": row.image_size, "one_hot": _one_hot(row, method)}
+    return pipelines.evaluation(splits, splits.validation or splits.test, row.batch_size, **options)
 
 
 def _relabelled(model, row, splits):
     """The same images with the labels that the model predicts."""
-    logits = model.predict(data.evaluation_pipeline(splits, splits.train, row.batch_size), verbose=0)
+    images = pipelines.evaluation(splits, splits.train, row.batch_size, image_size=row.image_size)
+    logits = model.predict(images, verbose=0)
     return splits._replace(train=splits.train._replace(y=np.argmax(logits, -1)))
 
 

@@ -35,7 +35,7 @@ def row(network, data):
     return Row(
         network=network,
         data=data,
-        augmentation="autoaugment-fine-tune" if data.startswith("cifar") else "fine-tune",
+        augmentation="autoaugment-cifar" if data.startswith("cifar") else "imagenet",
         image_size=image_size,
         epochs=10 if keeps_head else None,
         steps=None if keeps_head else steps,
@@ -43,6 +43,7 @@ def row(network, data):
         learning_rate=0.1 if keeps_head else learning_rate,
         weight_decay=1e-5,
         fine_tune=True,
+        options={"new_head": False} if keeps_head else {},
         methods={"sam": Method(SAM(rho, m=m)), "sgd": Method()},
         published={"sam": {"test_error": sam}, "sgd": {"test_error": plain}},
     )
