@@ -1,0 +1,76 @@
+"""The command line: what it shows, and what it says of input that cannot be."""
+
+import os
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from keras_sam.experiments import commands, recipes, runner
+
+ROW = "wrn-28-10/basic/fashion_mnist"
+
+
+def invoke(*arguments, width="200"):
+    done = CliRunner().invoke(commands.app, arguments, env={"COLUMNS": width, "TERMINAL_WIDTH": width})
+    # In one line, without the frame.
+    return done.exit_code, re.sub(r"[\s│]+", " ", done.output)
+
+
+def test_the_tables_and_the_rows_of_one():
+    code, text = invoke("list")
+    assert code == 0
+    assert all(name in text for name in recipes.NAMES)
+    code, text = invoke("list", "table5")
+    assert code == 0
+    assert f"{ROW} 200 256 0.1 0.0005 sam, sgd, sgd-2x sam 3.98 ± 0.05" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "tabel5", "--row", ROW], "TABLE: received 'tabel5', expected one of table1,"),
+        (["run", "tabel5", "--row", ROW], "did you mean 'table5'?"),
+        (["list", "table7"], "TABLE: received 'table7'"),
+        (["run", "table5", "--row", "wrn/basic/fashion"], f"did you mean '{ROW}'?"),
+        (["run", "table5", "--row", ROW, "--method", "sdg"], "expected one of sam, sgd, sgd-2x; did you mean 'sgd'?"),
+        (["run", "table5", "--row", ROW, "--strategy", "miror"], "'mirrored'"),
+        (["run", "table5", "--row", ROW, "--method", "sgd", "--rho", "0.1"], "the method 'sgd' has no rule"),
+        (["run", "table5", "--row", ROW, "--held-out", "1.5"], "1.5 is not in"),
+        (["run", "table5", "--row", ROW, "--seed", "-1"], "-1 is not in"),
+        (["grid", "table5", "--row", "wrn"], "--row: received 'wrn'"),
+        (["grid", "table4", "--tune", "roh"], "'rho'"),
+        (["report", "--output", "no-such-folder"], "expected a folder of results"),
+        (["demo", "--noise", "1.5"], "expected a share in [0, 1]"),
+    ],
+)
+def test_what_cannot_be_is_said(arguments, said, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, text = invoke(*arguments)
+    assert code == 2
+    assert said in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    code, text = invoke("run", "table5", "--row", ROW, "--output", str(tmp_path / "file" / "out"))
+    assert code == 2
+    assert "expected a folder that can be written" in text
+
+
+def test_missing_data_are_said_in_a_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
+    code, text = invoke("run", "table1", "--row", "wrn-28-10/basic/cifar10", "--output", str(tmp_path / "out"))
+    assert code == 2
+    assert "cifar10" in text
+    assert "download" in text
+    assert "Traceback" not in text
+
+
+def test_a_result_is_shown_beside_the_paper(monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "run", lambda *args: {"result": {"test_error": 0.04}})
+    code, text = invoke("run", "table5", "--row", ROW, "--output", str(tmp_path))
+    assert code == 0
+    assert "test error (%) 4.00 3.98 ± 0.05" in text
+    assert os.path.join("table5", ROW, "sam", "seed-0.json") in text.replace(" ", "")
