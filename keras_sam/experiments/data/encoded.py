@@ -18,6 +18,8 @@ def each(cut, contents, size, seed=None):
 def random_crop(contents, seed, size):
     """A random part, of 8 to 100 % of the area and a shape from 3:4 to 4:3, scaled to a square.
 
+    TensorFlow draws the height uniformly, and not the area; so does the reference implementation.
+
     Reference: [Szegedy et al., 2015](https://arxiv.org/abs/1409.4842), section 6.
     """
     image = decoded(contents)
@@ -53,5 +55,7 @@ def decoded(contents):
 
 
 def resized(images, size):
-    """Scaled to a square by bicubic interpolation, where they are not of that size."""
-    return images if images.shape[-3:-1] == (size, size) else tf.image.resize(images, [size, size], "bicubic")
+    """Scaled to a square by bicubic interpolation, or as they are if `size` is `None` or theirs."""
+    if size is None or images.shape[-3:-1] == (size, size):
+        return images
+    return tf.image.resize(images, [size, size], "bicubic")

@@ -31,7 +31,7 @@ def prepared(name, splits, data_dir=None, download=False):
         builder.download_and_prepare()
     folder = builder.data_path
     if not builder.is_prepared():
-        begun = sorted(path.name for path in folder.parent.glob(f"{folder.name}.incomplete*"))
+        begun = sorted(path.name for path in folder.parent.glob(f"incomplete.*_{folder.name}"))
         state = f"was prepared in {folder.parent} in part alone ({begun[0]})" if begun else f"is not in {folder}"
         raise FileNotFoundError(f"{name} {state}. {_how_to(builder, data_dir)}")
     parts = {part for split in splits for part in split.split("+")}
@@ -46,11 +46,14 @@ def prepared(name, splits, data_dir=None, download=False):
 
 def _incomplete(builder, parts):
     """Splits that are not there, files that are not, and splits whose files are shorter than what they hold."""
+    # Other formats are compressed.
+    is_as_large = builder.info.file_format.value == "tfrecord"
     wrong = [f"the split '{part}'" for part in parts if part not in builder.info.splits]
     for info in (builder.info.splits[part] for part in parts if part in builder.info.splits):
         missing = [path.name for path in info.filepaths if not path.exists()]
-        size = sum(path.stat().st_size for path in info.filepaths if path.exists())
-        wrong += missing or ([f"a part of the split '{info.name}'"] if size < info.num_bytes else [])
+        size = sum(path.stat().length for path in info.filepaths if path.exists())
+        is_cut_off = is_as_large and size < info.num_bytes
+        wrong += missing or [f"a part of the split '{info.name}'"] * is_cut_off
     return wrong
 
 

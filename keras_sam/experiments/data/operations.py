@@ -95,8 +95,11 @@ def apply(images, chosen, arguments, positions):
     """
     # Images of one operation are changed together, which is many times faster than one by one.
     groups = tf.dynamic_partition(tf.range(tf.shape(images)[0]), chosen, len(NAMES))
-    changed = [
-        operation(tf.gather(images, group), tf.gather(arguments, group), tf.gather(positions, group))
-        for operation, group in zip(OPERATIONS.values(), groups)
-    ]
-    return tf.ensure_shape(tf.dynamic_stitch(groups, changed), images.shape)
+
+    def changed(operation, group):
+        drawn = [tf.gather(tensor, group) for tensor in (images, arguments, positions)]
+        return tf.cond(tf.size(group) > 0, lambda: operation(*drawn), lambda: drawn[0])
+
+    parts = [changed(operation, group) for operation, group in zip(OPERATIONS.values(), groups)]
+    # In whole levels, as PIL has them: 254.99 is not 254 for the next operation.
+    return tf.ensure_shape(tf.round(tf.dynamic_stitch(groups, parts)), images.shape)

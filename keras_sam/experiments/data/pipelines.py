@@ -68,8 +68,7 @@ def pipeline(data, batch_size, augmentation="none", *, seed=0, start=0, image_si
     chosen, steps = augmentations.named(augmentation), num_steps(data.train, batch_size)
     if mixup is not None and mixup <= 0:
         raise ValueError(f"Received `mixup={mixup}`; expected α > 0, or None.")
-    size = _size(data, image_size)
-    chunk = _chunk(batch_size, size)
+    chunk = _chunk(data, batch_size, image_size)
     examples_of, fetch = _examples(data.train, BUFFERED_BATCHES * batch_size)
 
     def seeds_for(use, number, num):
@@ -85,13 +84,13 @@ def pipeline(data, batch_size, augmentation="none", *, seed=0, start=0, image_si
         images, labels = fetch(examples)
         seeds = seeds_for(PIXELS, number, len(chosen.steps) + 2)
         if images.dtype == tf.string:
-            images = encoded.each(encoded.random_crop, images, size, seeds[-1])
+            images = encoded.each(encoded.random_crop, images, image_size, seeds[-1])
         for step, step_seed in zip(chosen.steps, seeds):
             images = step(images, step_seed)
         images = normalized(images, data.normalization)
         if chosen.cutout:
             images = augmentations.cutout(images, seeds[-2])
-        return encoded.resized(images, size), labels
+        return encoded.resized(images, image_size), labels
 
     @_as_it_is
     def mixed(batch, number):
@@ -125,18 +124,17 @@ def evaluation(data, split, batch_size, *, image_size=None, one_hot=False):
     Returns:
         A `tf.data.Dataset` of `(images, labels)`.
     """
-    size = _size(data, image_size)
-    chunk = _chunk(batch_size, size)
+    chunk = _chunk(data, batch_size, image_size)
     examples_of, fetch = _examples(split)
 
     @_as_it_is
     def made(*examples):
         images, labels = fetch(examples if isinstance(split, Stream) else examples[0])
         if images.dtype == tf.string:
-            images = encoded.each(encoded.central_crop, images, size)
+            images = encoded.each(encoded.central_crop, images, image_size)
         if one_hot:
             labels = tf.one_hot(labels, data.num_classes)
-        return encoded.resized(normalized(images, data.normalization), size), labels
+        return encoded.resized(normalized(images, data.normalization), image_size), labels
 
     chunks = examples_of().batch(chunk).map(made, tf.data.AUTOTUNE)
     return _finished(_rebatched(chunks, chunk, batch_size, drop_remainder=False))
@@ -181,14 +179,11 @@ def _examples(split, buffer_size=None):
     return numbers, look_up
 
 
-def _size(data, image_size):
+def _chunk(data, batch_size, image_size):
+    """How many images are made at a time."""
     size = image_size or data.image_shape[0]
     if size is None:
         raise ValueError("Received `image_size=None` for images that differ in size; expected their height and width.")
-    return size
-
-
-def _chunk(batch_size, size):
     return math.gcd(batch_size, CHUNK) if size >= LARGE else batch_size
 
 

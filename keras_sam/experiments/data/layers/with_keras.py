@@ -13,7 +13,8 @@ GEOMETRY = {"interpolation": "nearest", "fill_mode": "constant", "fill_value": G
 @functools.cache
 def layer(name, *args, **kwargs):
     """A Keras layer that computes in TensorFlow, as tf.data does whatever the backend, and in float32."""
-    made = getattr(keras.layers, name)(*args, **kwargs, dtype="float32")
+    with tf.init_scope():
+        made = getattr(keras.layers, name)(*args, **kwargs, dtype="float32")
     made.backend.set_backend("tensorflow")
     return made
 
@@ -80,7 +81,7 @@ def translate(images, x, y):
 
 
 def rotate(images, degrees):
-    """Images turned clockwise? about their centre."""
+    """Images turned counterclockwise about their centre."""
     radians = degrees * (3.141592653589793 / 180)
     cosine, sine, zero = tf.cos(radians), tf.sin(radians), tf.zeros_like(radians)
     y, x = (images.shape[1] - 1) / 2, (images.shape[2] - 1) / 2
