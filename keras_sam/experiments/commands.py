@@ -92,13 +92,11 @@ def run(
     table: OfTable,
     row: Annotated[str, typer.Option(help="A row of it.")],
     method: Annotated[str, typer.Option(help="How to train: sam, sgd, sgd-2x, …")] = "sam",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: int = 0,
     rho: Annotated[float | None, typer.Option(min=0, help="In place of the method's.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0, help="In place of the row's.")] = None,
     weight_decay: Annotated[float | None, typer.Option(min=0, help="In place of the row's.")] = None,
-    held_out: Annotated[
-        float | None, typer.Option(min=0, max=0.9, help="Share of the training set to measure the error on.")
-    ] = None,
+    held_out: Annotated[float | None, typer.Option(help="Share of the training set to measure the error on.")] = None,
     weights: Annotated[str | None, typer.Option(help="Path of pretrained weights, for rows that fine-tune.")] = None,
     smoke: OfSmoke = False,
     strategy: OfStrategy = Strategy.none,
@@ -113,6 +111,8 @@ def run(
         rho is None or recipes.module(table).ROWS[row].methods[method].rule is not None,
         f"--rho: received {rho}, but the method {method!r} has no rule. Leave it out, or give another --method.",
     )
+    _check(seed >= 0, f"--seed: received {seed}, expected a number of at least 0.")
+    _check(held_out is None or 0 < held_out < 1, f"--held-out: received {held_out}, expected a share in (0, 1).")
     _make(output)
     one = runner.Run(
         table=table,
