@@ -1,10 +1,13 @@
 """SAM as one writes it at first: perturb the variables in place, restore them. The oracle for whole Keras models."""
 
+import weakref
+
 import keras
 import numpy as np
 from keras import ops
 
 BACKEND = keras.backend.backend()
+_compiled = weakref.WeakKeyDictionary()
 
 
 def train_on_batch(model, x, y, sample_weight=None, rho=0.05, jit_compile=False):
@@ -43,7 +46,19 @@ def _tensorflow(jit_compile):
         return loss, [g if g is None else tf.convert_to_tensor(g) for g in gradient]
 
     # XLA draws other random numbers than the eager kernels.
-    return tf.function(evaluate, jit_compile=True) if jit_compile else evaluate
+    return _once_a_model(evaluate, lambda f: tf.function(f, jit_compile=True)) if jit_compile else evaluate
+
+
+def _once_a_model(evaluate, compiler):
+    """Compiled for both passes of all steps of a model."""
+
+    def call(model, *batch):
+        if model not in _compiled:
+            reference = weakref.ref(model)
+            _compiled[model] = compiler(lambda *batch: evaluate(reference(), *batch))
+        return _compiled[model](*batch)
+
+    return call
 
 
 def _jax(jit_compile):

@@ -6,9 +6,9 @@ import pytest
 import reference
 from conftest import BACKEND
 from keras import layers, ops
+from nets import DECAY, data, tanh_net, weights_of
 from oracle import to_numpy, values_of
 from test_conformance import FIT, compiled, small_net, table
-from test_model import DECAY, data, tanh_net, weights_of
 
 import keras_sam
 from keras_sam import SAM, FriendlySAM, LookSAM, SAMModel, backend

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import BACKEND
 from keras import layers, ops
+from nets import conv_net, images, partly_frozen, table, two_outputs, two_tables
 from oracle import to_numpy, values_of
-from test_model import conv_net, images, partly_frozen, table, two_outputs, two_tables
 
 import keras_sam
 
