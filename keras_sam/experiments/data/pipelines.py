@@ -22,8 +22,8 @@ from keras_sam.experiments.data.splits import Stream, num_examples
 
 # A stream is shuffled in a buffer of so many batches, as in the reference implementation.
 BUFFERED_BATCHES = 16
-# From this size on images are made so many at a time, whatever the batch size, to save memory.
-LARGE, CHUNK = 64, 64
+# From this size on images are made so many at a time, whatever the batch size, since each core has its own in memory.
+LARGE, CHUNK = 64, 16
 # What a seed is used for, so that no two uses draw the same numbers.
 ORDER, PIXELS, MIXTURE = range(3)
 
