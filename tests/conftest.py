@@ -14,6 +14,18 @@ import pytest  # noqa: E402
 
 # What is said in terms of TensorFlow, or of no backend at all and long; other backends run the rest.
 TENSORFLOW = ["benchmarks", "demo", "distribution", "other_backends", "traps_tensorflow", "docs", "rules_experiment"]
+TENSORFLOW += [
+    "augmentation",
+    "commands",
+    "data",
+    "grid",
+    "input_pipeline",
+    "measures",
+    "pipelines",
+    "recipes",
+    "report",
+]
+TENSORFLOW += ["runner"]
 collect_ignore = [] if BACKEND == "tensorflow" else [f"test_{name}.py" for name in TENSORFLOW]
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from test_architectures import in_few_steps
 
-from keras_sam.experiments import recipes, runner
-from keras_sam.experiments.data import load
+from keras_sam.experiments import recipes, runner, training
+from keras_sam.experiments.data import load, pipelines
 from keras_sam.experiments.models import NETWORKS
 from keras_sam.experiments.runner import Run
 
@@ -31,8 +31,8 @@ def loaded(data, held_out, noise):
 def element_spec(data, augmentation, image_size, one_hot, mixup, held_out, noise):
     splits = loaded(data, held_out, noise)
     options = {"image_size": image_size, "one_hot": one_hot}
-    training = runner.pipelines.pipeline(splits, 16, augmentation, mixup=mixup, **options)
-    return training.element_spec, runner.pipelines.evaluation(splits, splits.test, 16, **options).element_spec
+    training = pipelines.pipeline(splits, 16, augmentation, mixup=mixup, **options)
+    return training.element_spec, pipelines.evaluation(splits, splits.test, 16, **options).element_spec
 
 
 @functools.cache
@@ -66,7 +66,7 @@ def test_the_data_and_the_network_of_every_row_fit_together(table):
 def test_what_is_measured_is_part_of_the_result(monkeypatch, tmp_path):
     in_few_steps(monkeypatch)
     run = Run(table="table12", row="wrn-28-10/cifar10", method="steps-1", smoke=True)
-    monkeypatch.setattr(runner, "MEASURED_BATCHES", 1)
+    monkeypatch.setattr(training, "MEASURED_BATCHES", 1)
     result = runner.run(run, tmp_path)["result"]
     assert set(result) >= {"test_error", "perturbed_error", "sharpness_of_error", "sharpness_of_loss"}
 
@@ -74,7 +74,7 @@ def test_what_is_measured_is_part_of_the_result(monkeypatch, tmp_path):
 def test_weight_decay_is_half_of_the_squares_of_all_weights_in_the_loss():
     row, method = SMALL.recipe()
     splits = load(row.data, stand_in=True)
-    model = runner.build(row, method, splits, steps=10)
+    model = training.build(row, method, splits, steps=10)
     x = splits.train.x[:2].astype("float32")
     penalty = sum(float(loss) for loss in _losses(model, x))
     squares = sum(np.sum(np.square(w.astype("float64"))) for w in map(np.array, model.trainable_variables))
@@ -89,7 +89,7 @@ def _losses(model, x):
 
 def test_the_optimizer_of_the_reference():
     row, method = SMALL.recipe()
-    model = runner.build(row, method, load(row.data, stand_in=True), steps=10)
+    model = training.build(row, method, load(row.data, stand_in=True), steps=10)
     config = model.optimizer.get_config()
     assert config.items() >= {"momentum": 0.9, "nesterov": True, "global_clipnorm": 5.0, "weight_decay": None}.items()
     rates = [float(model.optimizer._learning_rate(step)) for step in (0, 5, 10)]
@@ -120,13 +120,13 @@ def test_the_settings_of_every_run_are_plain_data(table):
 
 def test_steps_are_made_to_the_number():
     row = recipes.module("table3").ROWS["efficientnet-b7/cifar10"]
-    steps, epochs = runner._length(row, row.methods["sam"], load("cifar10", stand_in=True))
+    steps, epochs = training.length(row, row.methods["sam"], load("cifar10", stand_in=True))
     assert steps * epochs == 5000
 
 
 KILLED = """
 import os, signal, sys
-from keras_sam.experiments import checkpoints, runner
+from keras_sam.experiments import checkpoints, runner, training
 
 class Killed(checkpoints.Checkpoint):
     def on_epoch_end(self, epoch, logs=None):
@@ -134,7 +134,7 @@ class Killed(checkpoints.Checkpoint):
         if "second" in str(self.folder) and epoch == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-runner.Checkpoint = Killed
+training.Checkpoint = Killed
 runner.run(runner.Run(table="table4", row="noise-40", method="bootstrap-mixup-8", smoke=True), sys.argv[1])
 """
 
@@ -157,7 +157,7 @@ def test_a_result_is_never_overwritten(monkeypatch, tmp_path):
     path = SMALL.path(tmp_path)
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"settings": runner.settings_of(SMALL), "result": {"test_error": 0.25}}))
-    monkeypatch.setattr(runner, "_train", None)
+    monkeypatch.setattr(training, "train", None)
     assert runner.run(SMALL, tmp_path)["result"] == {"test_error": 0.25}
     other = dataclasses.replace(SMALL, precision="mixed_bfloat16")
     with pytest.raises(ValueError, match=r"run.precision: 'float32' there, 'mixed_bfloat16' here.*`--output`"):
@@ -171,7 +171,7 @@ def test_checkpoints_of_other_settings_are_not_taken_up(monkeypatch, tmp_path):
     def stop(*args):
         raise StopError
 
-    monkeypatch.setattr(runner, "_train", stop)
+    monkeypatch.setattr(training, "train", stop)
     with pytest.raises(StopError):
         runner.run(SMALL, tmp_path)
     with pytest.raises(ValueError, match="other settings"):

@@ -3,23 +3,17 @@
 import dataclasses
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
 import keras
-import numpy as np
 
-import keras_sam
-from keras_sam.experiments import measures, recipes, results, strategies
-from keras_sam.experiments.checkpoints import Checkpoint, RandomStateByEpoch
-from keras_sam.experiments.data import load, pipelines
+from keras_sam.experiments import recipes, results, strategies
+from keras_sam.experiments.checkpoints import Checkpoint
+from keras_sam.experiments.data import load
 from keras_sam.experiments.models import NETWORKS
-from keras_sam.experiments.models.frozen_statistics import freeze_statistics
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-# How many batches of an epoch the measures are taken on.
-MEASURED_BATCHES = 8
 # Keeps the second training of a bootstrap apart from every first one.
 SECOND_SEED = 1_000_000
 
@@ -92,7 +86,7 @@ def _reduced(row):
     return dataclasses.replace(row, **steps, batch_size=16, options=options, image_size=row.image_size and 32)
 
 
-def run(run, output, data_dir=None, download=False, console=None):
+def run(run, output, data_dir=None, download=False):
     """Train, or go on where the training was interrupted; returns what the result's file holds.
 
     Args:
@@ -101,7 +95,6 @@ def run(run, output, data_dir=None, download=False, console=None):
             ends, and TensorBoard's logs.
         data_dir: Folder of the data sets, as in `data.load`. Defaults to `None`.
         download: Boolean, whether data sets may be downloaded. Defaults to `False`.
-        console: `rich.console.Console`, to say what is done. Defaults to `None`.
 
     Raises:
         ValueError: If the folder holds what other settings made, or this one's result is impossible.
@@ -130,19 +123,22 @@ def run(run, output, data_dir=None, download=False, console=None):
         )
         if NETWORKS[row.network].takes_pixels:
             splits = splits._replace(normalization=(0.0, 1.0))
+        # Only now, since it takes its time to import: data that are missing are said at once.
+        from keras_sam.experiments import training
+
         work.mkdir(parents=True, exist_ok=True)
         results.write_json(work / "settings.json", {"settings": settings})
         keras.config.set_dtype_policy(run.precision)
         try:
-            model, history = _train(row, method, splits, run.seed, work / "first")
+            model, history = training.train(row, method, splits, run.seed, work / "first")
             if method.bootstrap:
-                relabelled = _relabelled(model, row, splits)
-                model, history = _train(row, method, relabelled, SECOND_SEED + run.seed, work / "second")
+                relabelled = training.relabelled(model, row, splits)
+                model, history = training.train(row, method, relabelled, SECOND_SEED + run.seed, work / "second")
         finally:
             keras.config.set_dtype_policy("float32")
     content = {
         "settings": settings,
-        "result": _result(history, "validation" if row.held_out else "test"),
+        "result": training.result(history, "validation" if row.held_out else "test"),
         "history": history,
         "seconds": round(time.monotonic() - started, 1),
         **results.provenance(),
@@ -208,100 +204,3 @@ def _check_same(found, expected, path):
             f"{path} is of a run with other settings ({'; '.join(different)}). Give another `--output`, or move it "
             "away: no result is overwritten."
         )
-
-
-def _train(row, method, splits, seed, folder):
-    """One training; returns the model and its history."""
-    keras.utils.set_random_seed(seed % 2**32)
-    checkpoint = Checkpoint(folder)
-    steps_per_epoch, epochs = _length(row, method, splits)
-    model = build(row, method, splits, steps_per_epoch * epochs)
-    training = training_data(row, method, splits, seed, checkpoint.epoch * steps_per_epoch)
-    callbacks = [RandomStateByEpoch(seed), keras.callbacks.TerminateOnNaN()]
-    if row.measures and method.rule is not None:
-        first = training_data(row, method, splits, seed).take(MEASURED_BATCHES)
-        callbacks.append(measures.Measures(row.measures, method.rule, [(x.numpy(), y.numpy()) for x, y in first]))
-    model.fit(
-        training,
-        epochs=epochs,
-        initial_epoch=checkpoint.epoch,
-        steps_per_epoch=steps_per_epoch,
-        validation_data=evaluation_data(row, method, splits),
-        shuffle=False,
-        callbacks=[*callbacks, keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False), checkpoint],
-        verbose="auto" if sys.stdout.isatty() else 2,
-    )
-    return model, checkpoint.history
-
-
-def _length(row, method, splits):
-    """Steps of an epoch, and epochs; where a recipe counts steps, a twentieth of them is an epoch."""
-    if row.epochs:
-        return pipelines.num_steps(splits.train, row.batch_size), round(method.epochs * row.epochs)
-    steps = round(method.epochs * row.steps)
-    steps_per_epoch = max(1, steps // 20)
-    return steps_per_epoch, steps // steps_per_epoch
-
-
-def build(row, method, splits, steps):
-    """The compiled model: SGD with Nesterov's momentum, half a cosine, weight decay in the loss."""
-    network = NETWORKS[row.network]
-    shape = (row.image_size, row.image_size, 3) if row.image_size else splits.image_shape
-    model = network.build(keras_sam.SAMModel, shape, splits.num_classes, **{**network.options, **row.options})
-    if row.fine_tune:
-        model = freeze_statistics(model)
-    for variable in model.trainable_variables:
-        variable.regularizer = keras.regularizers.L2(row.weight_decay / 2)
-    top5 = [_top5(_one_hot(row, method))] if splits.num_classes > 100 else []
-    schedule = keras.optimizers.schedules.CosineDecay(row.learning_rate, steps)
-    model.compile(
-        keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, global_clipnorm=row.clip_norm),
-        _loss(row, method),
-        metrics=["accuracy", *top5],
-        sam=method.rule,
-    )
-    return model
-
-
-def _one_hot(row, method):
-    return bool(method.mixup or row.label_smoothing)
-
-
-def _loss(row, method):
-    if _one_hot(row, method):
-        return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=row.label_smoothing)
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def _top5(one_hot):
-    kind = keras.metrics.TopKCategoricalAccuracy if one_hot else keras.metrics.SparseTopKCategoricalAccuracy
-    return kind(5, name="top5")
-
-
-def training_data(row, method, splits, seed, start=0):
-    """Batches without end, from the step `start` on."""
-    options = {"image_size": row.image_size, "one_hot": _one_hot(row, method), "mixup": method.mixup}
-    return pipelines.pipeline(splits, row.batch_size, row.augmentation, seed=seed, start=start, **options)
-
-
-def evaluation_data(row, method, splits):
-    """What the error is measured on: the held-out part if there is one, else the test set."""
-    options = {"image_size": row.image_size, "one_hot": _one_hot(row, method)}
-    return pipelines.evaluation(splits, splits.validation or splits.test, row.batch_size, **options)
-
-
-def _relabelled(model, row, splits):
-    """The same images with the labels that the model predicts."""
-    images = pipelines.evaluation(splits, splits.train, row.batch_size, image_size=row.image_size)
-    logits = model.predict(images, verbose=0)
-    return splits._replace(train=splits.train._replace(y=np.argmax(logits, -1)))
-
-
-def _result(history, part):
-    """The last epoch's numbers, by the names of the recipes."""
-    last = {name: values[-1] for name, values in history.items()}
-    result = {f"{part}_error": 1 - last["val_accuracy"], f"{part}_accuracy": last["val_accuracy"]}
-    if "val_top5" in last:
-        result["top5_error"] = 1 - last["val_top5"]
-    measured = {name: last[name] for name in measures.NAMES if name in last}
-    return {**result, "train_accuracy": last["accuracy"], **measured}
