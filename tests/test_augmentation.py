@@ -321,6 +321,12 @@ def test_the_central_crop_is_pils():
     assert np.abs(found - expected)[2:-2, 2:-2].max() <= 2
 
 
+def test_edges_do_not_overshoot_black_and_white():
+    checkerboard = np.indices((24, 24)).sum(axis=0)[..., None].repeat(3, axis=2) // 4 % 2 * 255
+    for found in (encoded.central_crop(png(checkerboard), 48), encoded.random_crop(png(checkerboard), SEED, 48)):
+        assert (found.numpy().min(), found.numpy().max()) == (0, 255)
+
+
 def test_grey_files_and_jpeg_become_three_channels():
     grey = np.tile(np.arange(200, dtype="uint8")[:, None, None], [1, 150, 1])
     for contents in (tf.io.encode_png(grey), tf.io.encode_jpeg(grey)):

@@ -105,6 +105,10 @@ def test_large_batches_are_made_in_pieces():
     np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-5)
     own, other = np.sort(np.argsort(labels, axis=1)[:, -2:], axis=1).T
     assert len(set(own) | set(other)) == 96
+    # Of 50 images the second piece of what fills no batch is left out as well.
+    whole = arrays(pipeline(numbered(50, shape=(8, 8, 3)), 32, image_size=64), 3)
+    assert [len(set(labels)) for _, labels in whole] == [32] * 3
+    assert equal(whole[1:], arrays(pipeline(numbered(50, shape=(8, 8, 3)), 32, image_size=64, start=1), 2))
     assert [x.shape for x, _ in arrays(evaluation(data, data.test, 40, image_size=64), 3)] == [
         *[(40, 64, 64, 3)] * 2,
         (16, 64, 64, 3),
