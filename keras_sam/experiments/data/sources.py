@@ -88,9 +88,8 @@ def load(name, *, seed=0, validation=0.0, noise=0.0, folder=None, data_dir=None,
         FileNotFoundError: If the set, or a part of it, is missing: what to install, or where to put it.
     """
     source = _named(name)
-    for argument, value in (("validation", validation), ("noise", noise)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"Received `{argument}={value}`; expected a share of the training set in [0, 1].")
+    if not 0 <= noise <= 1:
+        raise ValueError(f"Received `noise={noise}`; expected a share of the training labels in [0, 1].")
     if stand_in:
         from keras_sam.experiments.data import stand_ins
 
