@@ -8,6 +8,9 @@ import sys
 BACKEND = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
+# XLA's programs are small here and run a few times: LLVM would optimize them for longer than they run.
+LLVM = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+os.environ["XLA_FLAGS"] = " ".join([*LLVM, os.environ.get("XLA_FLAGS", "")])
 
 import keras  # noqa: E402
 import pytest  # noqa: E402

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import BACKEND
 from keras import layers, ops
-from nets import conv_net, images, partly_frozen, table, two_outputs, two_tables
+from nets import EAGERLY, conv_net, images, partly_frozen, table, two_outputs, two_tables
 from oracle import to_numpy, values_of
 
 import keras_sam
@@ -31,10 +31,14 @@ def assert_equals_the_mean_of_its_parts(build, x, y, m, sample_weight=None, loss
     """One step with `m` moves each variable by the mean of the moves that the parts alone make from the same start."""
     size = len(keras.tree.flatten(y)[0])
     whole = made(build, SAM(0.1, m=m, **rule_options), loss)
+    part = made(build, SAM(0.1, **rule_options), loss, **EAGERLY)
     before = values_of(whole.variables)
     moves, losses = [np.zeros_like(b) for b in before], []
     for start in range(0, size, m):
-        part = made(build, SAM(0.1, **rule_options), loss)
+        # The optimizer has no state but its number of steps.
+        for variable, value in zip(part.variables, before, strict=True):
+            variable.assign(value)
+        part.reset_metrics()
         rows = start, min(start + m, size)
         weights = None if sample_weight is None else cut(sample_weight, *rows)
         logs = part.train_on_batch(cut(x, *rows), cut(y, *rows), sample_weight=weights, return_dict=True)
@@ -48,7 +52,7 @@ def assert_equals_the_mean_of_its_parts(build, x, y, m, sample_weight=None, loss
             np.testing.assert_allclose(to_numpy(variable) - b, move, rtol=1e-3, atol=2e-6, err_msg=variable.path)
 
 
-@pytest.mark.parametrize(("m", "size"), [(1, 4), (5, 24), (8, 24)])
+@pytest.mark.parametrize(("m", "size"), [(1, 4), (5, 24)])
 def test_dict_inputs_several_losses_and_sample_weights(m, size):
     x, y = cut(two_tables(), 0, size)
     weights = {"c": np.linspace(0, 2, size).astype("float32"), "d": np.linspace(1, 0, size).astype("float32")}
