@@ -62,7 +62,7 @@ def _how_to(builder, data_dir):
     command = f'python -c "import tensorflow_datasets as tfds; tfds.load({builder.name!r}{where})"'
     manual = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
     by_hand = f" Before that, in {builder.data_path.parents[1]}/downloads/manual: {manual}" if manual else ""
-    return f"To download and prepare it: {command}{by_hand}"
+    return f"To download and prepare it, give keras-sam the option --download, or: {command}{by_hand}"
 
 
 def arrays(builder, split):
