@@ -11,7 +11,7 @@ other processes disturb less. Augmentations are made by KerasCV's layers where K
 
 SAM computes two gradients of each batch, so that an accelerator asks for half of the images that it asks for without.
 The slowest pipeline is named with what it can feed, in units of one V100 that trains ResNet-50 with SAM: half of the
-1,270 images per second that NVIDIA gives for TensorFlow with mixed precision.
+1,270 images per second that one is reported to reach in TensorFlow with mixed precision.
 
 Cost: about two minutes. Expect CIFAR's basic pipeline above 15,000 on 2 idle CPU cores, with Cutout above 10,000.
 """
