@@ -4,6 +4,7 @@ import functools
 import importlib
 import os
 import sys
+import tempfile
 
 BACKEND = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -11,31 +12,29 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 # XLA's programs are small here and run a few times: LLVM would optimize them for longer than they run.
 LLVM = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
 os.environ["XLA_FLAGS"] = " ".join([*LLVM, os.environ.get("XLA_FLAGS", "")])
+# On JAX models that differ in their numbers alone compile once, those of the processes that tests start as well.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
 
 # What is said in terms of TensorFlow, or of no backend at all and long; other backends run the rest.
 TENSORFLOW = ["benchmarks", "demo", "distribution", "other_backends", "traps_tensorflow", "docs", "rules_experiment"]
-TENSORFLOW += [
-    "augmentation",
-    "commands",
-    "data",
-    "grid",
-    "input_pipeline",
-    "measures",
-    "pipelines",
-    "recipes",
-    "report",
-]
-TENSORFLOW += ["runner"]
+TENSORFLOW += ["augmentation", "commands", "data", "grid", "input_pipeline", "measures", "pipelines", "recipes"]
+TENSORFLOW += ["report", "runner"]
+# Of those that TensorFlow runs, the ones that have a process of their own, so that no core is idle at the end.
+APART = ["architectures", "augmentation", "demo", "efficientnet", "feeding", "grid", "networks", "pipelines", "runner"]
 collect_ignore = [] if BACKEND == "tensorflow" else [f"test_{name}.py" for name in TENSORFLOW]
 
 
 def pytest_collection_modifyitems(session, config, items):
-    """The other backends' suites run beside the other tests: begun before them, waited for after them."""
+    """The suites of other processes run beside the other tests: begun before them, waited for after them."""
     waiting = [item for item in items if item.path.stem == "test_other_backends"]
-    items[:] = [item for item in items if item not in waiting] + waiting
+    apart = [item for item in items if waiting and item.path.stem.removeprefix("test_") in APART]
+    config.hook.pytest_deselected(items=apart)
+    items[:] = [item for item in items if item not in waiting + apart] + waiting
 
 
 def pytest_collection_finish(session):
@@ -77,14 +76,11 @@ def float64():
         jax.config.update("jax_enable_x64", False)
 
 
-if BACKEND == "jax":
-    import tempfile
+if BACKEND == "torch":
+    import torch
 
-    import jax
-
-    # Models that differ in their numbers alone compile once.
-    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    # For tensors so small threads wait for each other longer than they compute.
+    torch.set_num_threads(1)
 
 if BACKEND == "tensorflow":
     import tensorflow as tf

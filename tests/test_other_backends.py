@@ -1,4 +1,4 @@
-"""All tests that are not TensorFlow's own, on JAX and on torch, each backend in a process of its own."""
+"""All tests that are not TensorFlow's own, on JAX and on torch, and some on TensorFlow, in processes of their own."""
 
 import importlib.util
 import os
@@ -8,7 +8,7 @@ import sys
 import tempfile
 
 import pytest
-from conftest import required
+from conftest import APART, required
 
 TESTS = pathlib.Path(__file__).parent
 running = {}
@@ -18,8 +18,9 @@ def start(name):
     """Begin the suite of a backend, if it is installed; conftest.py does so before the first test."""
     if name in running or importlib.util.find_spec(name) is None:
         return
+    tests = [TESTS / f"test_{file}.py" for file in APART] if name == "tensorflow" else [TESTS]
     log = pathlib.Path(tempfile.mkdtemp()) / f"{name}.log"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=5", str(TESTS)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=5", *map(str, tests)]
     environment = {**os.environ, "KERAS_BACKEND": name}
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=TESTS.parent, env=environment, stdout=output, stderr=subprocess.STDOUT)
@@ -31,7 +32,7 @@ def stop():
         process.kill()
 
 
-@pytest.mark.parametrize("name", ["torch", "jax"])
+@pytest.mark.parametrize("name", ["torch", "jax", "tensorflow"])
 def test_the_suite_passes_on(name):
     required(name)
     process, log = running[name]
