@@ -27,6 +27,12 @@ def tanh_net(cls=keras_sam.SAMModel):
     return cls(inputs, layers.Dense(2, kernel_regularizer=l2)(hidden))
 
 
+def linear_net(cls, input_shape, num_classes, weight_decay=0.0, **options):
+    """In the place of an experiment's network, where any will do."""
+    inputs = keras.Input(input_shape)
+    return cls(inputs, layers.Dense(num_classes)(layers.BatchNormalization()(layers.Flatten()(inputs))))
+
+
 def weights_of(model):
     return [to_numpy(v) for v in model.trainable_variables]
 

@@ -13,7 +13,7 @@ _compiled = weakref.WeakKeyDictionary()
 def train_on_batch(model, x, y, sample_weight=None, rho=0.05, jit_compile=False):
     """One SAM step (p = 2) of a compiled `keras.Model`; returns the clean loss and the perturbed one."""
     variables = model.trainable_variables
-    evaluate = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[BACKEND](jit_compile)
+    evaluate = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[BACKEND](model, jit_compile)
     x, y = keras.tree.map_structure(ops.convert_to_tensor, (x, y))
     sample_weight = None if sample_weight is None else ops.convert_to_tensor(sample_weight)
     clean = values_of(variables)
@@ -35,7 +35,7 @@ def train_on_batch(model, x, y, sample_weight=None, rho=0.05, jit_compile=False)
     return float(loss), float(perturbed_loss)
 
 
-def _tensorflow(jit_compile):
+def _tensorflow(model, jit_compile):
     import tensorflow as tf
 
     def evaluate(model, x, y, sample_weight):
@@ -45,24 +45,21 @@ def _tensorflow(jit_compile):
         gradient = tape.gradient(loss, [v.value for v in model.trainable_variables])
         return loss, [g if g is None else tf.convert_to_tensor(g) for g in gradient]
 
+    if not jit_compile:
+        return evaluate
     # XLA draws other random numbers than the eager kernels.
-    return _once_a_model(evaluate, lambda f: tf.function(f, jit_compile=True)) if jit_compile else evaluate
+    compiled = _once(model, lambda model: tf.function(lambda *batch: evaluate(model(), *batch), jit_compile=True))
+    return lambda model, *batch: compiled(*batch)
 
 
-def _once_a_model(evaluate, compiler):
-    """Compiled for both passes of all steps of a model."""
-
-    def call(model, *batch):
-        if model not in _compiled:
-            reference = weakref.ref(model)
-            _compiled[model] = compiler(lambda *batch: evaluate(reference(), *batch))
-        return _compiled[model](*batch)
-
-    return call
-
-
-def _jax(jit_compile):
+def _jax(model, jit_compile):
     import jax
+
+    def differentiated(model):
+        def loss(*arguments):
+            return model().compute_loss_and_updates(*arguments[:-1], training=True, optimizer_variables=arguments[-1])
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
     def evaluate(model, x, y, sample_weight):
         if not model.optimizer.built:
@@ -70,17 +67,22 @@ def _jax(jit_compile):
         lists = [model.trainable_variables, model.non_trainable_variables, model.metrics_variables]
         values = [[v.value for v in variables] for variables in lists]
         optimizer = [v.value for v in model.optimizer.variables]
-        function = jax.value_and_grad(model.compute_loss_and_updates, has_aux=True)
-        (loss, (_, _, after, _)), gradient = function(
-            *values, x, y, sample_weight, training=True, optimizer_variables=optimizer
-        )
+        function = _once(model, differentiated)
+        (loss, (_, _, after, _)), gradient = function(*values, x, y, sample_weight, optimizer)
         _assign(model.non_trainable_variables, after)
         return loss, gradient
 
     return evaluate
 
 
-def _torch(jit_compile):
+def _once(model, compiler):
+    """What `compiler` makes of a function without arguments that returns the model, for all its steps."""
+    if model not in _compiled:
+        _compiled[model] = compiler(weakref.ref(model))
+    return _compiled[model]
+
+
+def _torch(model, jit_compile):
     def evaluate(model, x, y, sample_weight):
         for variable in model.trainable_variables:  # `zero_grad` misses what LoRA added
             variable.value.grad = None

@@ -41,6 +41,7 @@ def test_training_equals_algorithm_1_in_numpy(p, steps):
     # Keras keeps these by way of float32, which binary fractions survive.
     optimizer = keras.optimizers.SGD(0.125, momentum=0.75)
     model.compile(optimizer, keras.losses.MeanSquaredError(dtype="float64"), sam=keras_sam.SAM(rho=0.1, p=p))
+    optimizer.build(model.trainable_variables)
     batches = list(oracle.batches(x, y, 8, steps))
     expected = reference.train(weights_of(model), batches, 0.125, 0.1, momentum=0.75, p=p, decay=DECAY)
     for batch in batches:

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from nets import linear_net
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -25,7 +26,7 @@ def experiment(monkeypatch):
         return [digits.Split(s.x[:64], s.y[:64]) for s in digits.load(0.4, seed)]
 
     made = {"SGD": rules.Method(None), "SAM": rules.Method(keras_sam.SAM, (0.1, 0.2, 0.5))}
-    tiny = rules.Experiment(load, small_cnn, 2, made, choosing_seeds=(100,), seeds=(0, 1))
+    tiny = rules.Experiment(load, linear_net, 2, made, choosing_seeds=(100,), seeds=(0, 1))
     monkeypatch.setitem(rules.EXPERIMENTS, "digits", tiny)
     return tiny
 
@@ -100,16 +101,21 @@ def test_the_lead_is_paired_by_seed():
 
 
 @pytest.mark.parametrize(
-    ("name", "method"),
-    [*(("digits", method) for method in rules.EXPERIMENTS["digits"].methods), ("fashion", "SAM")],
+    ("name", "method", "network"),
+    [
+        *(("digits", method, linear_net) for method in rules.EXPERIMENTS["digits"].methods),
+        ("digits", "SAM", small_cnn),
+        ("fashion", "SAM", small_resnet),
+    ],
 )
-def test_every_method_trains_a_step(name, method):
-    """With the network of its experiment, on random images."""
+def test_every_method_trains_a_step(name, method, network):
+    """On random images; SAM with the network of each experiment."""
     experiment = rules.EXPERIMENTS[name]
+    assert network in (linear_net, experiment.network)
     size = 28 if name == "fashion" else 8
     images = np.random.default_rng(0).normal(size=(32, size, size, 1)).astype("float32")
     split = digits.Split(images, np.arange(32) % 10)
-    tiny = experiment._replace(load=lambda seed: (split, split, split), epochs=1)
+    tiny = experiment._replace(load=lambda seed: (split, split, split), network=network, epochs=1)
     method = experiment.methods[method]
     numbers = rules.train(tiny, method, method.rhos[0], seed=0)
     assert all(0 <= n <= 1 for n in numbers.values())
