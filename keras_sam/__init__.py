@@ -1,6 +1,6 @@
 """Sharpness-Aware Minimization for Keras 3."""
 
-from keras_sam import backend, rules, schedules
+from keras_sam import backend, callbacks, rules, schedules, sharpness
 from keras_sam.model import SAMModel
 from keras_sam.rules import ASAM, GSAM, MSAM, SAM, FriendlySAM, LookSAM, RandomPerturbation, in_ascent
 from keras_sam.trainer import SAMTrainer
@@ -18,7 +18,9 @@ __all__ = [
     "SAMModel",
     "SAMTrainer",
     "backend",
+    "callbacks",
     "in_ascent",
     "rules",
     "schedules",
+    "sharpness",
 ]

@@ -5,11 +5,35 @@ import keras
 SUPPORTED = ("tensorflow", "jax", "torch")
 
 if keras.backend.backend() == "tensorflow":
-    from keras_sam.backend.tensorflow import check_model, cond, loop, train_step, value_and_grad
+    from keras_sam.backend.tensorflow import (
+        check_model,
+        compiled,
+        cond,
+        hessian_vector_product,
+        loop,
+        train_step,
+        value_and_grad,
+    )
 elif keras.backend.backend() == "jax":
-    from keras_sam.backend.jax import check_model, cond, loop, train_step, value_and_grad
+    from keras_sam.backend.jax import (
+        check_model,
+        compiled,
+        cond,
+        hessian_vector_product,
+        loop,
+        train_step,
+        value_and_grad,
+    )
 elif keras.backend.backend() == "torch":
-    from keras_sam.backend.torch import check_model, cond, loop, train_step, value_and_grad
+    from keras_sam.backend.torch import (
+        check_model,
+        compiled,
+        cond,
+        hessian_vector_product,
+        loop,
+        train_step,
+        value_and_grad,
+    )
 else:
 
     def _unsupported(*args, **kwargs):
@@ -19,6 +43,6 @@ else:
             "`sam=None`."
         )
 
-    check_model = cond = loop = train_step = value_and_grad = _unsupported
+    check_model = compiled = cond = hessian_vector_product = loop = train_step = value_and_grad = _unsupported
 
-__all__ = ["check_model", "cond", "loop", "train_step", "value_and_grad"]
+__all__ = ["check_model", "compiled", "cond", "hessian_vector_product", "loop", "train_step", "value_and_grad"]

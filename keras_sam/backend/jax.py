@@ -31,6 +31,17 @@ def value_and_grad(function, has_aux=False):
     return lambda weights: differentiated([ops.convert_to_tensor(w) for w in weights])
 
 
+def hessian_vector_product(function, weights, vector):
+    """∇²f(w) v, a list of tensors: the derivative of ∇f along v, which costs half of a gradient of ⟨∇f(w), v⟩."""
+    vector = [ops.cast(v, w.dtype) for v, w in zip(vector, weights)]
+    return jax.jvp(lambda w: jax.grad(function)(w), (weights,), (vector,))[1]
+
+
+def compiled(function):
+    """`function` of structures of tensors, traced once for each of their shapes; faster where it is called often."""
+    return jax.jit(function)
+
+
 def loop(count, body, carry):
     """`carry = body(i, carry)` for i in 0 … count − 1, one after the other."""
     return ops.fori_loop(0, count, in_standard_layout(body), carry)

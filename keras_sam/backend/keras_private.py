@@ -7,15 +7,18 @@ import keras
 from keras.src.losses.loss import unscale_loss_for_distribution
 from keras.src.models.functional import Functional
 from keras.src.models.model import functional_init_arguments
+from keras.src.trainers.data_adapters import get_data_adapter
 
 __all__ = [
     "ATTRIBUTES",
     "IMPORTS",
     "OPTIMIZER_ATTRIBUTES",
     "Functional",
+    "batches",
     "call_for_training",
     "check_momentum",
     "functional_init_arguments",
+    "get_data_adapter",
     "has_collectives",
     "is_built",
     "momentum",
@@ -32,6 +35,7 @@ IMPORTS = {
     "keras.src.losses.loss.unscale_loss_for_distribution": "a loss is divided by the number of replicas; logs are not",
     "keras.src.models.functional.Functional": "what `keras.Model(inputs, outputs)` is an instance of",
     "keras.src.models.model.functional_init_arguments": "Keras's own test for that call",
+    "keras.src.trainers.data_adapters.get_data_adapter": "reads all that `evaluate` takes, on every backend",
 }
 # The modules whose classes `keras.optimizers` gives on torch, and which Keras names in the files of such models.
 TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
@@ -58,9 +62,16 @@ def call_for_training(model, x):
     return model(x, training=True) if model._call_has_training_arg else model(x)
 
 
-def total_loss(model, x, y, y_pred, sample_weight):
+def total_loss(model, x, y, y_pred, sample_weight, training=True):
     """Compiled losses, regularizers and `add_loss` together."""
-    return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+    return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+
+
+def batches(data, batch_size):
+    """The batches of whatever `evaluate` takes, `(x, y, sample_weight)` of NumPy arrays; arrays are a tuple of them."""
+    arrays = data if isinstance(data, (tuple, list)) else (data,)
+    for batch in get_data_adapter(*arrays, batch_size=batch_size).get_numpy_iterator():
+        yield keras.utils.unpack_x_y_sample_weight(batch)
 
 
 def track_loss(model, loss, num_examples):

@@ -47,6 +47,21 @@ def value_and_grad(function, has_aux=False):
     return evaluate
 
 
+def hessian_vector_product(function, weights, vector):
+    """∇²f(w) v, a list of tensors: the gradient of ⟨∇f(w), v⟩, with `None` for a weight without second derivatives."""
+
+    def slope(weights):
+        _, gradient = value_and_grad(function)(weights)
+        return sum(tf.reduce_sum(g * tf.cast(v, g.dtype)) for g, v in zip(gradient, vector) if g is not None)
+
+    return value_and_grad(slope)(weights)[1]
+
+
+def compiled(function):
+    """`function` of structures of tensors, traced once for each of their shapes; faster where it is called often."""
+    return tf.function(function)
+
+
 def loop(count, body, carry):
     """`carry = body(i, carry)` for i in 0 … count − 1, one after the other."""
     # Without an order TensorFlow begins later iterations early, and keeps the activations of all of them.

@@ -66,6 +66,21 @@ def _detached(value):
     return value.detach() if isinstance(value, torch.Tensor) else value
 
 
+def hessian_vector_product(function, weights, vector):
+    """∇²f(w) v, a list of tensors: the gradient of ⟨∇f(w), v⟩, with `None` for a weight without second derivatives."""
+
+    def slope(weights):
+        _, gradient = value_and_grad(function)(weights)
+        return sum(torch.sum(g * v.to(g.dtype)) for g, v in zip(gradient, vector) if g is not None)
+
+    return value_and_grad(slope)(weights)[1]
+
+
+def compiled(function):
+    """`function` itself: torch runs eagerly."""
+    return function
+
+
 def loop(count, body, carry):
     """`carry = body(i, carry)` for i in 0 … count − 1, one after the other."""
     return ops.fori_loop(0, count, body, carry)

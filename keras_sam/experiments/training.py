@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 import keras_sam
-from keras_sam.experiments import measures
+from keras_sam.callbacks import NAMES, InnerMaximization
 from keras_sam.experiments.checkpoints import Checkpoint, RandomStateByEpoch
 from keras_sam.experiments.data import pipelines
 from keras_sam.experiments.models import NETWORKS
@@ -37,7 +37,8 @@ def train(row, method, splits, seed, folder):
     callbacks = [RandomStateByEpoch(seed), keras.callbacks.TerminateOnNaN()]
     if row.measures and method.rule is not None:
         first = training_data(row, method, splits, seed).take(MEASURED_BATCHES)
-        callbacks.append(measures.Measures(row.measures, method.rule, [(x.numpy(), y.numpy()) for x, y in first]))
+        arrays = tuple(np.concatenate(part) for part in zip(*first.as_numpy_iterator()))
+        callbacks.append(InnerMaximization(arrays, method.rule, row.measures, row.batch_size))
     model.fit(
         training,
         epochs=epochs,
@@ -120,5 +121,5 @@ def result(history, part):
     numbers = {f"{part}_error": 1 - last["val_accuracy"], f"{part}_accuracy": last["val_accuracy"]}
     if "val_top5" in last:
         numbers["top5_error"] = 1 - last["val_top5"]
-    measured = {name: last[name] for name in measures.NAMES if name in last}
+    measured = {name: last[name] for name in NAMES if name in last}
     return {**numbers, "train_accuracy": last["accuracy"], **measured}

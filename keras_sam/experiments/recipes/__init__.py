@@ -61,7 +61,7 @@ class Row:
             statistics as they are. Defaults to `False`.
         clip_norm: Float, bound of the gradient's global norm, as in the reference implementation. Defaults to `5.0`.
         label_smoothing: Float. Defaults to `0.0`.
-        measures: Tuple of what `measures.Measures` records each epoch. Defaults to `()`.
+        measures: Tuple of what `callbacks.InnerMaximization` records each epoch. Defaults to `()`.
         keep_weights: Boolean, whether the weights at the end are kept beside the result. Defaults to `False`.
         num_seeds: Int, how many seeds the paper ran. Defaults to `5`.
     """

@@ -1,0 +1,206 @@
+"""The loss of a model over data, as a function of its weights alone: what every measure of sharpness evaluates."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sam import backend
+from keras_sam.backend import keras_private
+from keras_sam.sharpness import batches
+
+
+class Objective:
+    """The mean loss and error rate of a compiled model over data, at weights of one's choice; changes no variable.
+
+    The loss is what `evaluate` reports: compiled losses, regularizers and `add_loss`. The error rate is the share of
+    wrong predictions, NaN unless the model has one output and a cross-entropy for its loss.
+
+    Args:
+        model: A compiled, built `keras.Model`.
+        data: Whatever `evaluate` takes: `(x, y)` or `(x, y, sample_weight)` of arrays, a `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, …; it is read once for each evaluation.
+        batch_size: Int, the examples in memory at a time where `data` are arrays. Defaults to `32`.
+        training: Boolean, whether BatchNormalization and Dropout do what they do while training. Defaults to
+            `False`.
+        verbose: `0` is silent, `1` a progress bar. Defaults to `0`.
+
+    Raises:
+        ValueError: If the model is not compiled or not built, or if the data are empty or can be read only once.
+    """
+
+    def __init__(self, model, data, batch_size=32, training=False, verbose=0):
+        _check_model(model)
+        batches.check(data)
+        self.model, self.training, self.verbose = model, training, verbose
+        self._data, self._batch_size = data, batch_size
+        self._progress = None
+        first = next(iter(self.batches()), None)
+        if first is None or not batches.num_examples(first):
+            raise ValueError("`data` holds no examples; expected one batch at least.")
+        self._is_wrong = _is_wrong(model, first[1])
+        # Losses are built when they are called for the first time, which a functional evaluation cannot do.
+        self.evaluate(self.weights, self.state, *batches.tensors(batches.rows(first, 0, 1)))
+        self._measure = backend.compiled(self._loss_and_error)
+        self._differentiate = backend.compiled(self._loss_and_gradient)
+        self._multiply = backend.compiled(self._product)
+
+    @property
+    def weights(self):
+        """The model's trainable weights as they are, a list of tensors."""
+        return [_value(v) for v in self.model.trainable_variables]
+
+    @property
+    def state(self):
+        """The values of the model's other variables, a list of tensors."""
+        return [_value(v) for v in self.model.non_trainable_variables]
+
+    @property
+    def num_parameters(self):
+        """The number of trainable weights, an integer."""
+        return sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
+
+    def batches(self):
+        """A new iterator over the data: tuples of x, y and sample weights, of NumPy arrays."""
+        return keras_private.batches(self._data, self._batch_size)
+
+    def groups(self, m):
+        """The data in groups of `m` examples, each a list of batches; for `None` one group of all, of any size."""
+        return [None] if m is None else batches.groups(self.batches(), m, self._batch_size)
+
+    def expect(self, num_passes=None):
+        """Begin the progress bar of so many passes over the data, or of a number that is not known."""
+        target = num_passes and num_passes * sum(1 for _ in self.batches()) if self.verbose else None
+        self._progress = keras.utils.Progbar(target, verbose=self.verbose, unit_name="batch")
+
+    def here(self):
+        """Loss and error rate at the model's own weights.
+
+        Raises:
+            ValueError: If the loss is not finite.
+        """
+        loss, error = self.measure(self.weights)
+        if not np.isfinite(loss):
+            raise ValueError(
+                f"The loss of `{self.model.name}` over the data is {loss}, of which there is no sharpness. Expected "
+                "finite weights and inputs: load weights from before the training diverged, and look for NaN in the "
+                "data."
+            )
+        return loss, error
+
+    def measure(self, weights, state=None, group=None):
+        """Loss and error rate at `weights`, two floats.
+
+        Args:
+            weights: List of tensors, one for each of `model.trainable_variables`.
+            state: Values of the other variables. Defaults to `None`, those that they have.
+            group: List of batches. Defaults to `None`, all data.
+        """
+        loss, error = self.mean(self._measure, group, state, weights)
+        return float(loss), float(error)
+
+    def gradient(self, weights, group=None):
+        """The gradient of the loss at `weights`, a list of tensors with `None` for a weight without one."""
+        return self.mean(self._differentiate, group, None, weights)
+
+    def hessian_vector_product(self, vector):
+        """H v at the model's own weights, a flat float64 array, as `vector` is: in the order of the variables.
+
+        Raises:
+            ValueError: If it is not finite.
+        """
+        parts = self.mean_product(self.unflatten(vector))
+        product = np.concatenate([ops.convert_to_numpy(p).astype("float64").ravel() for p in parts])
+        if not np.all(np.isfinite(product)):
+            raise ValueError(
+                f"A second derivative of the loss of `{self.model.name}` is not finite at its weights. A square root "
+                "or a norm at 0 in the model or its loss has none: add a small constant to what is under the root."
+            )
+        return product
+
+    def mean_product(self, vectors):
+        """H v at the model's own weights, lists of tensors."""
+        return self.mean(self._multiply, None, None, self.weights, vectors)
+
+    def unflatten(self, vector):
+        """Tensors of the shapes of the trainable variables from a flat array."""
+        variables = self.model.trainable_variables
+        ends = np.cumsum([int(np.prod(v.shape)) for v in variables])
+        parts = np.split(np.asarray(vector), ends[:-1])
+        return [ops.convert_to_tensor(part.reshape(v.shape), v.dtype) for part, v in zip(parts, variables)]
+
+    def mean(self, function, group, state, *arguments):
+        """The mean over the examples of a group of what a function gives for a batch, a list of tensors."""
+        state, total, count = self.state if state is None else state, None, 0
+        for batch in self.batches() if group is None else group:
+            size = batches.num_examples(batch)
+            values = [v if v is None else v * size for v in function(*arguments, state, *batches.tensors(batch))]
+            total = values if total is None else [a if a is None else a + b for a, b in zip(total, values)]
+            count += size
+            if self._progress is not None:
+                self._progress.add(1)
+        return [t if t is None else t / count for t in total]
+
+    def evaluate(self, weights, state, x, y, sample_weight):
+        """Loss and predictions of a batch of tensors."""
+        mapping = [*zip(self.model.trainable_variables, weights), *zip(self.model.non_trainable_variables, state)]
+        with keras.StatelessScope(mapping, collect_losses=True):
+            y_pred = self.model(x, training=self.training)
+            loss = keras_private.total_loss(self.model, x, y, y_pred, sample_weight, training=self.training)
+        return loss, y_pred
+
+    def _loss_and_error(self, weights, state, x, y, sample_weight):
+        loss, y_pred = self.evaluate(weights, state, x, y, sample_weight)
+        if self._is_wrong is None:
+            return loss, loss * float("nan")
+        return loss, ops.mean(ops.cast(self._is_wrong(y, y_pred), "float32"))
+
+    def _loss_and_gradient(self, weights, state, *batch):
+        return backend.value_and_grad(lambda w: self.evaluate(w, state, *batch)[0])(weights)[1]
+
+    def _product(self, weights, vectors, state, *batch):
+        products = backend.hessian_vector_product(lambda w: self.evaluate(w, state, *batch)[0], weights, vectors)
+        return [ops.zeros_like(w) if h is None else h for w, h in zip(weights, products)]
+
+
+def _value(variable):
+    return ops.stop_gradient(ops.convert_to_tensor(variable))
+
+
+def _is_wrong(model, labels):
+    """A function of labels and predictions that tells which predictions are wrong, or `None` for other tasks."""
+    loss = model.loss
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    name = getattr(loss, "__name__", None) or type(loss).__name__
+    if "crossentropy" not in name.lower().replace("_", "") or len(keras.tree.flatten(labels)) != 1:
+        return None
+    if "binary" in name.lower():
+        threshold = 0.0 if getattr(loss, "from_logits", False) else 0.5
+        return lambda y, y_pred: ops.not_equal(
+            ops.cast(ops.reshape(y, ops.shape(y_pred)), y_pred.dtype) > 0.5, y_pred > threshold
+        )
+    sparse = "sparse" in name.lower()
+
+    def is_wrong(y, y_pred):
+        predicted = ops.argmax(y_pred, -1)
+        # Labels may have a last axis of 1.
+        classes = ops.reshape(y, ops.shape(predicted)) if sparse else ops.argmax(y, -1)
+        return ops.not_equal(predicted, ops.cast(classes, predicted.dtype))
+
+    return is_wrong
+
+
+def _check_model(model):
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"Received a {type(model).__name__}; expected a compiled `keras.Model`.")
+    if not model.built or not keras_private.is_built(model):
+        raise ValueError(
+            f"`{model.name}` is not built, so that it has no weights yet. Call it on a batch, or train it."
+        )
+    if not model.compiled:
+        raise ValueError(
+            f"`{model.name}` is not compiled, so that it has no loss. Call `model.compile(loss=…)` with the loss that "
+            "it was trained with; a rule and an optimizer play no part."
+        )
+    if not model.trainable_variables:
+        raise ValueError(f"`{model.name}` has no trainable weights. Unfreeze a layer (`layer.trainable = True`).")
