@@ -22,7 +22,7 @@ import pytest  # noqa: E402
 
 # What is said in terms of TensorFlow, or of no backend at all and long; other backends run the rest.
 TENSORFLOW = ["benchmarks", "demo", "distribution", "other_backends", "traps_tensorflow", "docs", "rules_experiment"]
-TENSORFLOW += ["augmentation", "commands", "data", "grid", "input_pipeline", "measures", "pipelines", "recipes"]
+TENSORFLOW += ["augmentation", "commands", "data", "grid", "input_pipeline", "pipelines", "recipes"]
 TENSORFLOW += ["report", "runner"]
 # Of those that TensorFlow runs, the ones that have a process of their own, so that no core is idle at the end.
 APART = ["architectures", "augmentation", "demo", "efficientnet", "feeding", "grid", "networks", "pipelines", "runner"]

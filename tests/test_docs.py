@@ -30,6 +30,17 @@ PUBLIC = [
     keras_sam.in_ascent,
     keras_sam.rules.get,
     keras_sam.backend.value_and_grad,
+    keras_sam.callbacks.InnerMaximization,
+    keras_sam.callbacks.SharpnessLogger,
+    keras_sam.sharpness.average_sharpness,
+    keras_sam.sharpness.filter_normalized_direction,
+    keras_sam.sharpness.generalization_score,
+    keras_sam.sharpness.hessian_density,
+    keras_sam.sharpness.hessian_eigenvalues,
+    keras_sam.sharpness.hessian_trace,
+    keras_sam.sharpness.loss_surface,
+    keras_sam.sharpness.pac_bayes_bound,
+    keras_sam.sharpness.sharpness,
 ]
 
 
