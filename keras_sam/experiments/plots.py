@@ -1,13 +1,9 @@
-"""Pictures of experiments."""
+"""The picture of the demo."""
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-matplotlib.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
-
-# Two of Okabe and Ito's colours, apart for every kind of colour vision and in grey.
-SGD_COLOR, SAM_COLOR = "#D55E00", "#0072B2"
+from keras_sam.sharpness.plots import SAM_COLOR, SGD_COLOR
 
 
 def demo(sgd, sam, noise, rho):
@@ -49,30 +45,3 @@ def _runs(axes, runs, key, name, color, scale=1.0):
     axes.plot(x, values.mean(0), color=color, linewidth=2.2)
     end = (x[-1], values[:, -1].mean())
     axes.annotate(name, end, (6, 0), textcoords="offset points", color=color, fontweight="bold", va="center")
-
-
-def improvements(points):
-    """The share of the error that SAM removes, one line a row of a table: the paper's, and that found here.
-
-    Look for points right of 0: there SAM is better. The paper has one point left of it, on SVHN.
-
-    Args:
-        points: List of tuples of a name, the paper's share, and the one found or `None`.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
-    """
-    figure = Figure(figsize=(9, 1.2 + 0.28 * len(points)), layout="constrained")
-    axes = figure.subplots()
-    names, paper, found = zip(*points)
-    height = np.arange(len(points))[::-1]
-    axes.plot(100 * np.array(paper), height, "o", mfc="none", color="0.4", label="paper")
-    mine = [(100 * share, y) for share, y in zip(found, height) if share is not None]
-    if mine:
-        axes.plot(*zip(*mine), "o", color=SAM_COLOR, label="here")
-    axes.axvline(0, color="0.7", linewidth=1)
-    axes.set_yticks(height, names, fontsize=8)
-    axes.set(xlabel="share of the test error that SAM removes (%)", title="SGD → SAM")
-    axes.grid(axis="x", alpha=0.25)
-    axes.legend(loc="lower right")
-    return figure

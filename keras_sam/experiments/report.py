@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from keras_sam.experiments import plots, recipes, results
+from keras_sam.experiments import recipes, results
 from keras_sam.experiments.runner import Run
 from keras_sam.experiments.statistics import mean_and_interval
+from keras_sam.sharpness import plots
 
 METRICS = {
     "test_error": "test error (%)",

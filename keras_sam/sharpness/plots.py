@@ -1,0 +1,281 @@
+"""The paper's figures, each a function of measured numbers: legible in print and to every kind of colour vision."""
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+matplotlib.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
+
+# Two of Okabe and Ito's colours, apart for every kind of colour vision and in grey; then others, with the lines that
+# tell them apart without colour.
+SGD_COLOR, SAM_COLOR = "#D55E00", "#0072B2"
+COLORS = SAM_COLOR, SGD_COLOR, "#009E73", "#CC79A7", "#56B4E9", "#000000"
+LINES = "-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3))
+
+
+def improvements(points):
+    """Figure 1, left. The share of the error that SAM removes, one line a row of a table: the paper's, and that found.
+
+    Look for points right of 0: there SAM is better. The paper has one point left of it, on SVHN.
+
+    Args:
+        points: List of tuples of a name, the paper's share, and the one found or `None`.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    figure = Figure(figsize=(9, 1.2 + 0.28 * len(points)), layout="constrained")
+    axes = figure.subplots()
+    names, paper, found = zip(*points)
+    height = np.arange(len(points))[::-1]
+    axes.plot(100 * np.array(paper), height, "o", mfc="none", color="0.4", label="paper")
+    mine = [(100 * share, y) for share, y in zip(found, height) if share is not None]
+    if mine:
+        axes.plot(*zip(*mine), "o", color=SAM_COLOR, label="here")
+    axes.axvline(0, color="0.7", linewidth=1)
+    axes.set_yticks(height, names, fontsize=8)
+    axes.set(xlabel="share of the test error that SAM removes (%)", title="SGD → SAM")
+    axes.grid(axis="x", alpha=0.25)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def landscapes(surfaces):
+    """Figure 1, middle and right. The loss around each model, in space above and as contours of one scale below.
+
+    Look at how fast the loss rises from the middle, the model, and how wide the innermost contours are. A sharp minimum
+    is a narrow funnel; the paper's SGD has one, and its SAM a wide bowl. Colours and heights are logarithmic and the
+    same for all models. Surfaces along one direction are drawn as lines.
+
+    Args:
+        surfaces: Dict from names to `Surface`, all of the same dimensions.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    losses = np.concatenate([s.loss.ravel() for s in surfaces.values()])
+    losses = losses[np.isfinite(losses) & (losses > 0)]
+    low, high = losses.min(), losses.max()
+    if next(iter(surfaces.values())).beta is None:
+        lines = {name: (s.alpha, s.loss) for name, s in surfaces.items()}
+        return _lines(lines, "α, in units of the filters", "loss", "The loss along a random direction", log=True)
+    figure = Figure(figsize=(4.6 * len(surfaces), 8), layout="constrained")
+    levels = np.geomspace(low, high * (1 + 1e-9), 13) if high > low else [low, 2 * low]
+    shared = LogNorm(levels[0], levels[-1])
+    for i, (name, surface) in enumerate(surfaces.items(), 1):
+        alpha, beta = np.meshgrid(surface.alpha, surface.beta, indexing="ij")
+        loss = np.clip(surface.loss, low, high)
+        above = figure.add_subplot(2, len(surfaces), i, projection="3d")
+        above.plot_surface(
+            alpha, beta, np.log10(loss), facecolors=matplotlib.colormaps["cividis"](shared(loss)), rcount=99, ccount=99
+        )
+        above.set(title=name, zlim=np.log10([low, high]), xlabel="α", ylabel="β", zlabel="log₁₀ loss")
+        below = figure.add_subplot(2, len(surfaces), len(surfaces) + i)
+        filled = below.contourf(alpha, beta, loss, levels, norm=shared, cmap="cividis")
+        lines = below.contour(alpha, beta, loss, levels, colors="white", linewidths=0.6)
+        below.clabel(lines, levels[::2], fontsize=7, fmt="%.2g")
+        below.plot(0, 0, "x", color="white")
+        below.set(xlabel="α", ylabel="β", aspect="equal")
+    bar = figure.colorbar(filled, ax=figure.axes[1::2], shrink=0.8, label="loss")
+    bar.set_ticks(levels[::2], labels=[f"{level:.2g}" for level in levels[::2]])
+    bar.minorticks_off()
+    return figure
+
+
+def sam_step(rho=0.6, learning_rate=0.16):
+    """Figure 2. One step of SGD and one of SAM, from the same point in a narrow valley.
+
+    Look at where the two solid arrows end: the gradient at w + ε̂, once carried back to w, turns the step along the
+    valley, since further up its wall the loss is steeper still.
+
+    Args:
+        rho: Float, the length of ε̂. Defaults to `0.6`.
+        learning_rate: Float. Defaults to `0.16`.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+
+    def loss(x, y):
+        return 0.15 * (x - 2.5) ** 2 + 0.6 * y**2 + 0.25 * (y - 0.4 * x) ** 4
+
+    def gradient(point, h=1e-6):
+        steps = h * np.eye(2)
+        return np.array([loss(*(point + s)) - loss(*(point - s)) for s in steps]) / (2 * h)
+
+    w = np.array([-1.2, 1.3])
+    epsilon = rho * gradient(w) / np.linalg.norm(gradient(w))
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    axes = figure.subplots()
+    x, y = np.meshgrid(np.linspace(-2.6, 2.4, 300), np.linspace(-1.4, 2.4, 300))
+    axes.contour(x, y, loss(x, y), np.geomspace(0.1, 30, 16), colors="0.75", linewidths=0.8)
+    there = w + epsilon
+    for start, move, color, style, label in [
+        (w, epsilon, "0.3", "-", "ε̂"),
+        (there, -learning_rate * gradient(there), SAM_COLOR, ":", ""),
+        (w, -learning_rate * gradient(w), SGD_COLOR, "-", "SGD"),
+        (w, -learning_rate * gradient(there), SAM_COLOR, "-", "SAM"),
+    ]:
+        arrow = {"arrowstyle": "-|>", "color": color, "linestyle": style, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", start + move, start, arrowprops=arrow)
+        axes.annotate(label, start + move, (6, -4), textcoords="offset points", color=color, fontweight="bold")
+    for point, name in [(w, "w"), (there, "w + ε̂")]:
+        axes.plot(*point, "o", color="black", markersize=5)
+        axes.annotate(name, point, (-8, -4), textcoords="offset points", ha="right")
+    axes.set(title="One step of SGD and of SAM", aspect="equal", xticks=[], yticks=[])
+    return figure
+
+
+def spectra(columns):
+    """Figure 3, left. The density of the eigenvalues of the Hessian, a column a method and a row a time of training.
+
+    Look at how far right the spectrum reaches: λ_max is the curvature of the sharpest direction, and λ_max / λ_5 says
+    how far it stands apart. The paper ends at 25 and up to 11.4 with SGD, at 1.0 and up to 2.6 with SAM. All axes are
+    shared, and density is logarithmic.
+
+    Args:
+        columns: Dict from names to lists of `(label, Density, eigenvalues)`, the last in descending order or `None`.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    count = max(map(len, columns.values()))
+    figure = Figure(figsize=(4.6 * len(columns), 0.8 + 2.4 * count), layout="constrained")
+    grid = figure.subplots(count, len(columns), sharex=True, sharey=True, squeeze=False)
+    for i, (name, rows) in enumerate(columns.items()):
+        for axes, (label, density, eigenvalues) in zip(grid[:, i], rows):
+            axes.semilogy(density.grid, np.maximum(density.density, 1e-12), color=COLORS[1 - i % 2], linewidth=1.2)
+            text = label
+            if eigenvalues is not None:
+                axes.axvline(eigenvalues[0], color="0.6", linewidth=0.8, linestyle="--", zorder=0)
+                text += f"\nλ_max = {eigenvalues[0]:.3g}"
+            if eigenvalues is not None and len(eigenvalues) > 4:
+                text += f"\nλ_max / λ_5 = {eigenvalues[0] / eigenvalues[4]:.2f}"
+            axes.text(0.97, 0.95, text, transform=axes.transAxes, ha="right", va="top")
+        grid[0, i].set_title(name)
+        grid[-1, i].set_xlabel("eigenvalue")
+    highest = max(density.density.max() for rows in columns.values() for _, density, _ in rows)
+    for axes in grid[:, 0]:
+        axes.set(ylabel="density", ylim=(1e-6 * highest, 2 * highest))
+    return figure
+
+
+def error_by_rho(curves):
+    """Figure 3, middle. The test error by ρ, a line for each m.
+
+    Look at how low each line gets, and where: in the paper a smaller m gets lower, at a smaller ρ.
+
+    Args:
+        curves: Dict from m to `(rhos, errors)` or `(rhos, errors, half-widths of intervals)`, shares.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    lines = {
+        f"m = {m}": (rhos, 100 * np.array(e), *(100 * np.array(w) for w in i)) for m, (rhos, e, *i) in curves.items()
+    }
+    return _lines(lines, "ρ", "test error (%)", "Test error by ρ and m")
+
+
+def predictive_power(scores):
+    """Figure 3, right. How well m-sharpness predicts the generalization gap, by m.
+
+    Look for a line that falls: in the paper the smaller m, the better the prediction. 0 is none, 1 is perfect.
+
+    Args:
+        scores: Dict from names (of a radius, say) to `(ms, scores)`.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    figure = _lines(scores, "m", "mutual information with the gap", "Predictive power of m-sharpness")
+    figure.axes[0].set_xscale("log", base=2)
+    figure.axes[0].set_ylim(bottom=0)
+    return figure
+
+
+def first_and_second_order(histories):
+    """Figure 4. Training error at w + ε̂ and test error at w, with and without the terms of second order.
+
+    Look at the end: in the paper the first order has the lower test error.
+
+    Args:
+        histories: Dict from names to dicts with the lists `perturbed_error` and `val_error`, one value an epoch.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    lines = {}
+    for name, history in histories.items():
+        for key, what in [("perturbed_error", "training, at w + ε̂"), ("val_error", "test, at w")]:
+            lines[f"{name}: {what}"] = _by_epoch(100 * np.array(history[key]))
+    return _lines(lines, "epoch", "error (%)", "SAM of first and second order")
+
+
+def cosines(histories):
+    """Figure 5. The cosine of the angle between the updates of first and second order, during training.
+
+    Look for a line near 1 that falls towards the end: what the paper drops does not matter until then.
+
+    Args:
+        histories: Dict from names to lists of cosines, one an epoch.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    lines = {name: _by_epoch(values) for name, values in histories.items()}
+    return _lines(lines, "epoch", "cosine", "First against second order")
+
+
+def accuracy_by_norm(histories):
+    """Figure 6. Test accuracy with perturbations of different norms, and random ones.
+
+    Look at the end: in the paper p = 2 is above p = ∞, and both above random directions.
+
+    Args:
+        histories: Dict from names to lists of accuracies, one an epoch.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    lines = {name: _by_epoch(100 * np.array(values)) for name, values in histories.items()}
+    return _lines(lines, "epoch", "test accuracy (%)", "Norms of the neighbourhood")
+
+
+def inner_maximization(histories, what="error rate"):
+    """Figure 7. How far ascent raises the training error, or the loss, during training, by the number of its steps.
+
+    Look at whether the lines lie on each other: then one step finds what several find. In the paper they part near
+    convergence.
+
+    Args:
+        histories: Dict from names, such as `"3 steps"`, to lists of values, one an epoch.
+        what: What is raised, for the axis. Defaults to `"error rate"`.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    lines = {name: _by_epoch(values) for name, values in histories.items()}
+    return _lines(lines, "epoch", f"max L(w + ε) − L(w), {what}", "Steps of the inner maximisation")
+
+
+def _by_epoch(values):
+    return np.arange(1, len(values) + 1), np.asarray(values)
+
+
+def _lines(lines, x_label, y_label, title, log=False):
+    """Named lines of `(x, y)` or `(x, y, half-width)`."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, (x, y, *width)) in enumerate(lines.items()):
+        color, style = COLORS[i % len(COLORS)], LINES[i % len(LINES)]
+        axes.plot(x, y, color=color, linestyle=style, label=name)
+        if width:
+            axes.fill_between(x, np.subtract(y, width[0]), np.add(y, width[0]), color=color, alpha=0.15, linewidth=0)
+    axes.set(xlabel=x_label, ylabel=y_label, title=title)
+    if log:
+        axes.set_yscale("log")
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(frameon=False)
+    return figure
