@@ -49,7 +49,7 @@ def test_an_architecture_trains(table, row, method, monkeypatch, tmp_path):
     assert ("sharpness" in content["history"]) == (method == "sam")
     assert ("top5_error" in content["result"]) == (table in ("table2", "table3"))
     assert set(content) >= {"settings", "command", "versions", "commit", "devices", "date", "backend", "seconds"}
-    assert run.path(tmp_path).with_suffix(".weights.h5").exists() == (table in ("figure1", "figure3-left"))
+    assert run.path(tmp_path).with_suffix(".keras").exists() == (table in ("figure1", "figure3-left"))
     # Nothing to go on from is left.
     assert not list(tmp_path.rglob("epoch-*")) + list(tmp_path.rglob("history.json"))
     assert list(tmp_path.rglob("events.out.tfevents.*"))

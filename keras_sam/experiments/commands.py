@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from keras_sam.experiments import analysis, recipes, runner
 from keras_sam.experiments import demo as demo_experiment
 from keras_sam.experiments import grid as grid_of_runs
-from keras_sam.experiments import recipes, runner
 from keras_sam.experiments import report as reports
 from keras_sam.experiments import rules as rules_experiment
 from keras_sam.experiments.strategies import STRATEGIES
@@ -20,6 +20,8 @@ from keras_sam.experiments.strategies import STRATEGIES
 Experiment = Literal["digits", "fashion", "m"]
 Strategy = StrEnum("Strategy", {name: name for name in STRATEGIES})
 Precision = StrEnum("Precision", {name: name for name in runner.PRECISIONS})
+Split = StrEnum("Split", {name: name for name in analysis.SPLITS})
+Scale = StrEnum("Scale", {name: name for name in analysis.SCALES})
 Tune = StrEnum("Tune", {name: name for name in grid_of_runs.TUNE})
 
 OfTable = Annotated[str, typer.Argument(help="A table or figure of the paper; `keras-sam list` names them.")]
@@ -175,6 +177,40 @@ def grid(
     if not smoke:
         reports.write(output, console, [table])
     raise typer.Exit(bool(failed))
+
+
+@app.command()
+def sharpness(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.keras", help="A compiled model that `model.save` wrote.")],
+    dataset: Annotated[str, typer.Argument(help="A data set's name: digits, fashion_mnist, cifar10, …")],
+    split: Annotated[Split, typer.Option(help="Which part of it.")] = Split.train,
+    num_examples: Annotated[int, typer.Option(min=2, help="The first so many examples.")] = 1000,
+    scale: Annotated[
+        Scale, typer.Option(help="What the model was fed: by mean and deviation as `run` does, 0 to 255, or 0 to 1.")
+    ] = Scale.normalized,
+    rho: Annotated[list[float] | None, typer.Option(help="A radius; can be given again.")] = None,
+    m: Annotated[int | None, typer.Option(min=1, help="How many examples share one ε̂; all without.")] = None,
+    k: Annotated[int, typer.Option(min=1, help="How many eigenvalues.")] = 5,
+    order: Annotated[int, typer.Option(min=1, help="Steps of Lanczos for the density.")] = 80,
+    points: Annotated[int, typer.Option(min=2, help="Of each axis of the landscape.")] = 21,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples in memory at a time.")] = 256,
+    seed: int = 0,
+    output: Annotated[Path, typer.Option(help="Folder for the numbers and the pictures.")] = Path("sharpness"),
+    data_dir: OfDataDir = None,
+    download: OfDownload = False,
+):
+    """How sharp a model's minimum is: eigenvalues, m-sharpness, a bound, and the spectrum and landscape as pictures."""
+    _make(output)
+    measures = {"rho": rho or analysis.RHOS, "m": m, "k": k, "order": order, "points": points, "seed": seed}
+    where = {"data_dir": data_dir, "download": download}
+    with _errors():
+        loaded = analysis.load_model(model)
+        data = analysis.examples(loaded, dataset, split.value, num_examples, scale.value, batch_size, **where)
+        content = analysis.run(loaded, data, **measures)
+        paths = analysis.write(content, output, model.stem, dataset)
+    console = Console()
+    title = f"{model.name} on {content['num_examples']} examples of {dataset}"
+    console.print(analysis.table(content, title), *map(str, paths), sep="\n")
 
 
 @app.command()

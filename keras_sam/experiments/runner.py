@@ -143,9 +143,9 @@ def run(run, output, data_dir=None, download=False):
         "seconds": round(time.monotonic() - started, 1),
         **results.provenance(),
     }
-    if row.keep_weights:
-        with results.replacing(path.with_suffix(".weights.h5")) as temporary:
-            model.save_weights(temporary)
+    if row.keep_model:
+        with results.replacing(path.with_suffix(".keras")) as temporary:
+            model.save(temporary)
     results.write_json(path, content)
     for stage in ("first", "second"):
         Checkpoint(work / stage).delete()

@@ -70,7 +70,12 @@ class Objective:
     def expect(self, num_passes=None):
         """Begin the progress bar of so many passes over the data, or of a number that is not known."""
         target = num_passes and num_passes * sum(1 for _ in self.batches()) if self.verbose else None
-        self._progress = keras.utils.Progbar(target, verbose=self.verbose, unit_name="batch")
+        self._progress, self._num_seen = keras.utils.Progbar(target, verbose=self.verbose, unit_name="batch"), 0
+
+    def finish(self):
+        """End the line of a progress bar that did not know where it ends."""
+        if self.verbose and self._progress.target is None:
+            self._progress.update(self._num_seen, finalize=True)
 
     def here(self):
         """Loss and error rate at the model's own weights.
@@ -137,7 +142,8 @@ class Objective:
             total = values if total is None else [a if a is None else a + b for a, b in zip(total, values)]
             count += size
             if self._progress is not None:
-                self._progress.add(1)
+                self._num_seen += 1
+                self._progress.update(self._num_seen)
         return [t if t is None else t / count for t in total]
 
     def evaluate(self, weights, state, x, y, sample_weight):

@@ -1,4 +1,7 @@
-"""The paper's figures, each a function of measured numbers: legible in print and to every kind of colour vision."""
+"""The paper's figures, each a function of measured numbers that returns a `matplotlib.figure.Figure` to save or show.
+
+They are legible in print and to every kind of colour vision; each docstring says what to look for.
+"""
 
 import matplotlib
 import numpy as np
@@ -21,9 +24,6 @@ def improvements(points):
 
     Args:
         points: List of tuples of a name, the paper's share, and the one found or `None`.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     figure = Figure(figsize=(9, 1.2 + 0.28 * len(points)), layout="constrained")
     axes = figure.subplots()
@@ -50,9 +50,6 @@ def landscapes(surfaces):
 
     Args:
         surfaces: Dict from names to `Surface`, all of the same dimensions.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     losses = np.concatenate([s.loss.ravel() for s in surfaces.values()])
     losses = losses[np.isfinite(losses) & (losses > 0)]
@@ -70,7 +67,8 @@ def landscapes(surfaces):
         above.plot_surface(
             alpha, beta, np.log10(loss), facecolors=matplotlib.colormaps["cividis"](shared(loss)), rcount=99, ccount=99
         )
-        above.set(title=name, zlim=np.log10([low, high]), xlabel="α", ylabel="β", zlabel="log₁₀ loss")
+        above.set(title=name, zlim=np.log10([low, high]), xlabel="α", ylabel="β")
+        above.set_zlabel("log₁₀ loss", labelpad=9)
         below = figure.add_subplot(2, len(surfaces), len(surfaces) + i)
         filled = below.contourf(alpha, beta, loss, levels, norm=shared, cmap="cividis")
         lines = below.contour(alpha, beta, loss, levels, colors="white", linewidths=0.6)
@@ -92,9 +90,6 @@ def sam_step(rho=0.6, learning_rate=0.16):
     Args:
         rho: Float, the length of ε̂. Defaults to `0.6`.
         learning_rate: Float. Defaults to `0.16`.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
 
     def loss(x, y):
@@ -136,9 +131,6 @@ def spectra(columns):
 
     Args:
         columns: Dict from names to lists of `(label, Density, eigenvalues)`, the last in descending order or `None`.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     count = max(map(len, columns.values()))
     figure = Figure(figsize=(4.6 * len(columns), 0.8 + 2.4 * count), layout="constrained")
@@ -149,9 +141,9 @@ def spectra(columns):
             text = label
             if eigenvalues is not None:
                 axes.axvline(eigenvalues[0], color="0.6", linewidth=0.8, linestyle="--", zorder=0)
-                text += f"\nλ_max = {eigenvalues[0]:.3g}"
+                text += f"\n$\\lambda_{{\\max}}$ = {eigenvalues[0]:.3g}"
             if eigenvalues is not None and len(eigenvalues) > 4:
-                text += f"\nλ_max / λ_5 = {eigenvalues[0] / eigenvalues[4]:.2f}"
+                text += f"\n$\\lambda_{{\\max}} / \\lambda_5$ = {eigenvalues[0] / eigenvalues[4]:.2f}"
             axes.text(0.97, 0.95, text, transform=axes.transAxes, ha="right", va="top")
         grid[0, i].set_title(name)
         grid[-1, i].set_xlabel("eigenvalue")
@@ -168,13 +160,8 @@ def error_by_rho(curves):
 
     Args:
         curves: Dict from m to `(rhos, errors)` or `(rhos, errors, half-widths of intervals)`, shares.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
-    lines = {
-        f"m = {m}": (rhos, 100 * np.array(e), *(100 * np.array(w) for w in i)) for m, (rhos, e, *i) in curves.items()
-    }
+    lines = {f"m = {m}": (rhos, *(100 * np.array(shares) for shares in rest)) for m, (rhos, *rest) in curves.items()}
     return _lines(lines, "ρ", "test error (%)", "Test error by ρ and m")
 
 
@@ -185,9 +172,6 @@ def predictive_power(scores):
 
     Args:
         scores: Dict from names (of a radius, say) to `(ms, scores)`.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     figure = _lines(scores, "m", "mutual information with the gap", "Predictive power of m-sharpness")
     figure.axes[0].set_xscale("log", base=2)
@@ -202,9 +186,6 @@ def first_and_second_order(histories):
 
     Args:
         histories: Dict from names to dicts with the lists `perturbed_error` and `val_error`, one value an epoch.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     lines = {}
     for name, history in histories.items():
@@ -220,9 +201,6 @@ def cosines(histories):
 
     Args:
         histories: Dict from names to lists of cosines, one an epoch.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     lines = {name: _by_epoch(values) for name, values in histories.items()}
     return _lines(lines, "epoch", "cosine", "First against second order")
@@ -235,9 +213,6 @@ def accuracy_by_norm(histories):
 
     Args:
         histories: Dict from names to lists of accuracies, one an epoch.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     lines = {name: _by_epoch(100 * np.array(values)) for name, values in histories.items()}
     return _lines(lines, "epoch", "test accuracy (%)", "Norms of the neighbourhood")
@@ -252,12 +227,23 @@ def inner_maximization(histories, what="error rate"):
     Args:
         histories: Dict from names, such as `"3 steps"`, to lists of values, one an epoch.
         what: What is raised, for the axis. Defaults to `"error rate"`.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     lines = {name: _by_epoch(values) for name, values in histories.items()}
     return _lines(lines, "epoch", f"max L(w + ε) − L(w), {what}", "Steps of the inner maximisation")
+
+
+def sharpness_by_rho(curves):
+    """How far the loss rises within ρ, by ρ, a line for each model or each m; no figure of the paper.
+
+    Look for where a line leaves its slope at small ρ: a useful `rho` for training lies about there. A flatter minimum
+    has the lower line.
+
+    Args:
+        curves: Dict from names to `(rhos, rises)`.
+    """
+    figure = _lines(curves, "ρ", "L(w + ε̂) − L(w)", "Sharpness by ρ", log=True)
+    figure.axes[0].set_xscale("log")
+    return figure
 
 
 def _by_epoch(values):

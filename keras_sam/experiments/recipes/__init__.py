@@ -62,7 +62,7 @@ class Row:
         clip_norm: Float, bound of the gradient's global norm, as in the reference implementation. Defaults to `5.0`.
         label_smoothing: Float. Defaults to `0.0`.
         measures: Tuple of what `callbacks.InnerMaximization` records each epoch. Defaults to `()`.
-        keep_weights: Boolean, whether the weights at the end are kept beside the result. Defaults to `False`.
+        keep_model: Boolean, whether the trained model is kept beside the result. Defaults to `False`.
         num_seeds: Int, how many seeds the paper ran. Defaults to `5`.
     """
 
@@ -84,7 +84,7 @@ class Row:
     clip_norm: float | None = 5.0
     label_smoothing: float = 0.0
     measures: tuple = ()
-    keep_weights: bool = False
+    keep_model: bool = False
     num_seeds: int = 5
 
 

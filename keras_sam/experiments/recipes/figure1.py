@@ -1,7 +1,7 @@
 """Figure 1: the loss around what SGD and SAM converge to, a ResNet-56 without skip connections on CIFAR-10.
 
-Its left part is a picture of tables 1 to 5, which `keras-sam report` draws. Here the two networks are trained, and
-their weights kept.
+Its left part is a picture of tables 1 to 5, which `keras-sam report` draws. Here the two networks are trained
+and kept; `keras-sam sharpness` draws the landscape of one.
 """
 
 from keras_sam import SAM
@@ -19,7 +19,7 @@ ROWS = {
         learning_rate=0.1,
         weight_decay=0.0005,
         methods={"sgd": Method(), "sam": Method(SAM(0.05, m=32))},
-        keep_weights=True,
+        keep_model=True,
         num_seeds=1,
     )
 }

@@ -22,7 +22,7 @@ ROWS = {
             "sgd": {"lambda_max": "25", "lambda_max / lambda_5": "11.4"},
             "sam": {"lambda_max": "1.0", "lambda_max / lambda_5": "2.6"},
         },
-        keep_weights=True,
+        keep_model=True,
         num_seeds=1,
     )
 }

@@ -21,7 +21,7 @@ ROWS = {
         learning_rate=0.1,
         weight_decay=weight_decay,
         methods={"sgd": Method()},
-        keep_weights=True,
+        keep_model=True,
         num_seeds=1,
     )
     for depth, width, batch_size, weight_decay in itertools.product((10, 16), (1, 4), (32, 256), (0.0, 0.0005))
