@@ -87,6 +87,7 @@ def sharpness(
         rises.append([np.subtract(objective.measure(moved(weights, e), group=group), here) for e in there])
         # The one group of all has no weight to speak of.
         sizes.append(sum(map(num_examples, group or [])) or 1)
+    objective.finish()
     loss, error = np.average(rises, axis=0, weights=sizes).T
     return Sharpness(loss, error) if np.ndim(rho) else Sharpness(float(loss[0]), float(error[0]))
 

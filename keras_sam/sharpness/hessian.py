@@ -66,9 +66,10 @@ def hessian_eigenvalues(model, data, k=5, which="LA", tolerance=1e-3, batch_size
     check_count("k", k, objective)
     objective.expect()
     objective.here()
-    return extreme(
-        objective, k, which, tolerance, start=np.random.default_rng(seed).normal(size=objective.num_parameters)
-    )[0]
+    start = np.random.default_rng(seed).normal(size=objective.num_parameters)
+    eigenvalues, _ = extreme(objective, k, which, tolerance, start)
+    objective.finish()
+    return eigenvalues
 
 
 def extreme(objective, k, which, tolerance, start, num_vectors=None):

@@ -57,7 +57,7 @@ def landscapes(surfaces):
     if next(iter(surfaces.values())).beta is None:
         lines = {name: (s.alpha, s.loss) for name, s in surfaces.items()}
         return _lines(lines, "α, in units of the filters", "loss", "The loss along a random direction", log=True)
-    figure = Figure(figsize=(4.6 * len(surfaces), 8), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(surfaces), 7.6), layout="constrained")
     levels = np.geomspace(low, high * (1 + 1e-9), 13) if high > low else [low, 2 * low]
     shared = LogNorm(levels[0], levels[-1])
     for i, (name, surface) in enumerate(surfaces.items(), 1):
@@ -68,49 +68,45 @@ def landscapes(surfaces):
             alpha, beta, np.log10(loss), facecolors=matplotlib.colormaps["cividis"](shared(loss)), rcount=99, ccount=99
         )
         above.set(title=name, zlim=np.log10([low, high]), xlabel="α", ylabel="β")
-        above.set_zlabel("log₁₀ loss", labelpad=9)
+        above.set_zlabel("log₁₀ loss")
+        above.set_box_aspect((4, 4, 3), zoom=0.88)
         below = figure.add_subplot(2, len(surfaces), len(surfaces) + i)
         filled = below.contourf(alpha, beta, loss, levels, norm=shared, cmap="cividis")
         lines = below.contour(alpha, beta, loss, levels, colors="white", linewidths=0.6)
         below.clabel(lines, levels[::2], fontsize=7, fmt="%.2g")
         below.plot(0, 0, "x", color="white")
         below.set(xlabel="α", ylabel="β", aspect="equal")
-    bar = figure.colorbar(filled, ax=figure.axes[1::2], shrink=0.8, label="loss")
+    bar = figure.colorbar(filled, ax=figure.axes[1::2], shrink=0.8)
+    bar.ax.set_title("loss", fontsize=11)
     bar.set_ticks(levels[::2], labels=[f"{level:.2g}" for level in levels[::2]])
     bar.minorticks_off()
     return figure
 
 
-def sam_step(rho=0.6, learning_rate=0.16):
-    """Figure 2. One step of SGD and one of SAM, from the same point in a narrow valley.
+def sam_step(rho=0.6, learning_rate=0.3):
+    """Figure 2. One step of SGD and one of SAM, from the same point in a valley.
 
-    Look at where the two solid arrows end: the gradient at w + ε̂, once carried back to w, turns the step along the
-    valley, since further up its wall the loss is steeper still.
+    Look at the two solid arrows from w. The gradient at w + ε̂, further up the wall, is longer and turned; carried back
+    to w (dotted: where it was taken) it makes another step than the gradient there.
 
     Args:
         rho: Float, the length of ε̂. Defaults to `0.6`.
-        learning_rate: Float. Defaults to `0.16`.
+        learning_rate: Float. Defaults to `0.3`.
     """
-
-    def loss(x, y):
-        return 0.15 * (x - 2.5) ** 2 + 0.6 * y**2 + 0.25 * (y - 0.4 * x) ** 4
-
-    def gradient(point, h=1e-6):
-        steps = h * np.eye(2)
-        return np.array([loss(*(point + s)) - loss(*(point - s)) for s in steps]) / (2 * h)
-
-    w = np.array([-1.2, 1.3])
-    epsilon = rho * gradient(w) / np.linalg.norm(gradient(w))
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
-    axes = figure.subplots()
-    x, y = np.meshgrid(np.linspace(-2.6, 2.4, 300), np.linspace(-1.4, 2.4, 300))
-    axes.contour(x, y, loss(x, y), np.geomspace(0.1, 30, 16), colors="0.75", linewidths=0.8)
+    curvature = np.array([0.6, 4.0])
+    w = np.array([-2.0, 0.2])
+    epsilon = rho * curvature * w / np.linalg.norm(curvature * w)
     there = w + epsilon
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axes = figure.subplots()
+    x, y = np.meshgrid(np.linspace(-3.2, 0.9, 200), np.linspace(-1.1, 1.2, 200))
+    loss = (curvature[0] * x**2 + curvature[1] * y**2) / 2
+    axes.contour(x, y, loss, np.geomspace(0.05, 8, 14), colors="0.75", linewidths=0.8)
     for start, move, color, style, label in [
-        (w, epsilon, "0.3", "-", "ε̂"),
-        (there, -learning_rate * gradient(there), SAM_COLOR, ":", ""),
-        (w, -learning_rate * gradient(w), SGD_COLOR, "-", "SGD"),
-        (w, -learning_rate * gradient(there), SAM_COLOR, "-", "SAM"),
+        (w, epsilon, "0.3", "-", ""),
+        (there, -learning_rate * curvature * there, SAM_COLOR, ":", ""),
+        (w, -learning_rate * curvature * w, SGD_COLOR, "-", "SGD"),
+        (w, -learning_rate * curvature * there, SAM_COLOR, "-", "SAM"),
     ]:
         arrow = {"arrowstyle": "-|>", "color": color, "linestyle": style, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", start + move, start, arrowprops=arrow)
@@ -144,7 +140,8 @@ def spectra(columns):
                 text += f"\n$\\lambda_{{\\max}}$ = {eigenvalues[0]:.3g}"
             if eigenvalues is not None and len(eigenvalues) > 4:
                 text += f"\n$\\lambda_{{\\max}} / \\lambda_5$ = {eigenvalues[0] / eigenvalues[4]:.2f}"
-            axes.text(0.97, 0.95, text, transform=axes.transAxes, ha="right", va="top")
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+            axes.text(0.97, 0.95, text, transform=axes.transAxes, ha="right", va="top", bbox=box)
         grid[0, i].set_title(name)
         grid[-1, i].set_xlabel("eigenvalue")
     highest = max(density.density.max() for rows in columns.values() for _, density, _ in rows)
