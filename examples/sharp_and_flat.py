@@ -4,41 +4,53 @@
 python examples/sharp_and_flat.py
 ```
 
-The same small network without BatchNormalization learns 768 digits twice, with SGD and with SAM of the paper's default
-radius. Of each the Hessian of the training loss is measured three times during training, and the loss around it is
-drawn at the end. Writes `sharp_and_flat.json`, `sharp_and_flat_spectra.png` and `sharp_and_flat_landscapes.png`. About
-two minutes a seed and method on one core. Expect λ_max of SAM below that of SGD, by a factor of 2 or so.
+A small network without BatchNormalization learns 768 digits with SGD, with SAM of the paper's default radius, and with a
+larger one. The Hessian of the training loss is measured three times while it does, and the loss around the result drawn
+at the end. Writes `sharp_and_flat.json`, `sharp_and_flat_spectra.png` and `sharp_and_flat_landscapes.png`; half a minute
+a seed and method on one core. Expect all to fit every training image, and λ_max to fall by a factor of 3 with ρ = 0.05
+and of 8 with 0.2.
 """
 
 import argparse
 from pathlib import Path
 
 import keras
+from keras import layers
 
 import keras_sam
 from keras_sam import sharpness
 from keras_sam.experiments import results
 from keras_sam.experiments.data import digits
-from keras_sam.experiments.models.small_cnn import small_cnn
 from keras_sam.experiments.statistics import mean_and_interval
 from keras_sam.sharpness import plots
 
-METHODS = {"SGD": None, "SAM": keras_sam.SAM(rho=0.05)}
+METHODS = {"SGD": None, "SAM, ρ = 0.05": keras_sam.SAM(rho=0.05), "SAM, ρ = 0.2": keras_sam.SAM(rho=0.2)}
+M = 16
+
+
+def network(input_shape, num_classes, weight_decay=5e-4):
+    """Two convolutions and two dense layers."""
+    options = {"kernel_initializer": "he_normal", "kernel_regularizer": keras.regularizers.L2(weight_decay / 2)}
+    inputs = keras.Input(input_shape)
+    x = layers.Conv2D(16, 3, padding="same", activation="relu", **options)(inputs)
+    x = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu", **options)(x)
+    x = layers.Dense(32, activation="relu", **options)(layers.Flatten()(x))
+    return keras_sam.SAMModel(inputs, layers.Dense(num_classes, **options)(x))
 
 
 def train(rule, seed, epochs, order):
-    """A trained model; its training data; and what was measured after 1/20, 1/4 and all of the epochs."""
+    """A trained model; its training data; and what was measured after 1/20, 1/5 and all of the epochs."""
     data, _, test = digits.load(seed=seed)
     keras.utils.set_random_seed(seed)
-    model = small_cnn(keras_sam.SAMModel, data.x.shape[1:], 10, weight_decay=5e-4, normalize=False)
+    model = network(data.x.shape[1:], 10)
     model.compile(
-        keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 6 * epochs), momentum=0.9),
+        keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.05, 6 * epochs), momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         sam=rule,
     )
     measured, done = [], 0
-    for epoch in sorted({max(1, epochs // 20), max(1, epochs // 4), epochs}):
+    for epoch in sorted({max(1, epochs // 20), max(1, epochs // 5), epochs}):
         logs = model.fit(data.x, data.y, 128, epoch, initial_epoch=done, verbose=0).history
         density = sharpness.hessian_density(model, data, order=order, batch_size=768, verbose=0)
         eigenvalues = sharpness.hessian_eigenvalues(model, data, 5, batch_size=768, verbose=0)
@@ -54,7 +66,8 @@ def summary(seed, model, data, measured, accuracy):
     return {
         "lambda_max": float(eigenvalues[0]),
         "lambda_max / lambda_5": float(eigenvalues[0] / eigenvalues[4]),
-        "sharpness (rho = 0.05)": sharpness.sharpness(model, data, rho=0.05, batch_size=768, verbose=0).loss,
+        "sharpness, rho = 0.05": sharpness.sharpness(model, data, rho=0.05, batch_size=768, verbose=0).loss,
+        f"sharpness, rho = 0.05, m = {M}": sharpness.sharpness(model, data, 0.05, M, batch_size=M, verbose=0).loss,
         "training loss": loss,
         "training accuracy": train_accuracy,
         "test accuracy": accuracy,
@@ -65,8 +78,8 @@ def summary(seed, model, data, measured, accuracy):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--order", type=int, default=80, help="steps of Lanczos for the density")
     parser.add_argument("--points", type=int, default=25, help="of each axis of the landscapes")
     parser.add_argument("--output", type=Path, default=Path("results"))
@@ -83,12 +96,12 @@ def main(argv=None):
                 surfaces[name] = sharpness.loss_surface(
                     model, data, num_points=options.points, batch_size=768, verbose=0
                 )
-    for metric in list(runs["SGD"][0])[:6]:
+    for metric in list(runs["SGD"][0])[:7]:
         texts = []
         for name, of_method in runs.items():
             mean, interval = mean_and_interval([run[metric] for run in of_method])
             texts.append(f"{name} {mean:.3g} ± {interval:.2g}")
-        print(f"{metric:24}", "   ".join(texts))
+        print(f"{metric:30}", "   ".join(texts))
     options.output.mkdir(parents=True, exist_ok=True)
     settings = {"epochs": options.epochs, "order": options.order}
     content = {**results.provenance(), "settings": settings, "runs": runs}

@@ -23,7 +23,7 @@ import pytest  # noqa: E402
 # What is said in terms of TensorFlow, or of no backend at all and long; other backends run the rest.
 TENSORFLOW = ["benchmarks", "demo", "distribution", "other_backends", "traps_tensorflow", "docs", "rules_experiment"]
 TENSORFLOW += ["augmentation", "commands", "data", "grid", "input_pipeline", "pipelines", "recipes"]
-TENSORFLOW += ["report", "runner"]
+TENSORFLOW += ["analysis", "plots", "report", "runner"]
 # Of those that TensorFlow runs, the ones that have a process of their own, so that no core is idle at the end.
 APART = ["architectures", "augmentation", "demo", "efficientnet", "feeding", "grid", "networks", "pipelines", "runner"]
 collect_ignore = [] if BACKEND == "tensorflow" else [f"test_{name}.py" for name in TENSORFLOW]
@@ -97,6 +97,13 @@ if BACKEND == "tensorflow":
         devices = [f"CPU:{i}" for i in range(num_replicas)]
         ops = tf.distribute.ReductionToOneDevice() if num_replicas > 2 else None
         return tf.distribute.MirroredStrategy(devices, cross_device_ops=ops)
+
+    @pytest.fixture
+    def eager_functions():
+        """For the few steps of a test no graph is worth its tracing."""
+        tf.config.run_functions_eagerly(True)
+        yield
+        tf.config.run_functions_eagerly(False)
 
     @pytest.fixture
     def mirrored():

@@ -201,3 +201,21 @@ def test_a_failed_child_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(RuntimeError, match=r"keras\.Model failed with exit code 1"):
         memory.train_in_process(PLAIN, widths=[2, 3], batch_size=1, steps=1)
+
+
+@pytest.mark.usefixtures("eager_functions")
+def test_hessian_runs(tmp_path):
+    import hessian
+
+    output = tmp_path / "hessian.json"
+    rows = hessian.main(
+        ["--images", "6", "--rounds", "2", "--depth", "8", "--image-size", "8", "--output", str(output)]
+    )
+    content = json.loads(output.read_text())
+    seconds = content["seconds"]
+    assert rows["product / gradient"]["ratio"] == pytest.approx(
+        np.median(np.divide(seconds["product"], seconds["gradient"]))
+    )
+    assert content["rows"]["lambda_max / epoch"]["ratio"] == content["lambda_max"] / content["epoch"]
+    # ARPACK begins with as many as it keeps.
+    assert content["num_products"] >= 20

@@ -12,6 +12,14 @@ import keras_sam
 EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples"
 
 
+def few_digits(monkeypatch, count):
+    from keras_sam.experiments.data import digits
+
+    load = digits.load
+    few = lambda **options: [digits.Split(s.x[:count], s.y[:count]) for s in load(**options)]  # noqa: E731
+    monkeypatch.setattr(digits, "load", few)
+
+
 def test_the_custom_loop_learns_and_follows_its_rule():
     if BACKEND == "jax":
         required("optax")
@@ -22,23 +30,58 @@ def test_the_custom_loop_learns_and_follows_its_rule():
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend, and slow to compile on JAX")
+@pytest.mark.usefixtures("eager_functions")
 def test_keras_tuner_chooses_rho(tmp_path, monkeypatch):
     required("keras_tuner")
-    import tensorflow as tf
-
-    from keras_sam.experiments.data import digits
-
-    load = digits.load
-    monkeypatch.setattr(digits, "load", lambda noise: [digits.Split(s.x[:128], s.y[:128]) for s in load(noise)])
+    few_digits(monkeypatch, 128)
     main = runpy.run_path(str(EXAMPLES / "tune_rho.py"))["main"]
-    # For the few steps of each trial no graph is worth its tracing.
-    tf.config.run_functions_eagerly(True)
-    try:
-        rho, accuracy = main(["--epochs", "2", "--folder", str(tmp_path)])
-    finally:
-        tf.config.run_functions_eagerly(False)
+    rho, accuracy = main(["--epochs", "2", "--folder", str(tmp_path)])
     trials = [json.loads(path.read_text()) for path in tmp_path.rglob("trial.json")]
     scores = {t["hyperparameters"]["values"]["rho"]: t["score"] for t in trials}
     assert set(scores) == {0.05, 0.1, 0.2, 0.5}
     assert scores[rho] == max(scores.values())
     assert 0 <= accuracy <= 1
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend")
+@pytest.mark.usefixtures("eager_functions")
+def test_sgd_and_sam_are_measured_side_by_side(tmp_path, monkeypatch):
+    few_digits(monkeypatch, 32)
+    main = runpy.run_path(str(EXAMPLES / "sharp_and_flat.py"))["main"]
+    runs = main(["--seeds", "1", "--epochs", "1", "--order", "3", "--points", "2", "--output", str(tmp_path)])
+    content = json.loads((tmp_path / "sharp_and_flat.json").read_text())
+    assert set(content["runs"]) == {"SGD", "SAM, ρ = 0.05", "SAM, ρ = 0.2"}
+    (run,) = runs["SAM, ρ = 0.2"]
+    assert run["lambda_max"] == max(run["eigenvalues"][1])
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "sharp_and_flat_spectra.png",
+        "sharp_and_flat_landscapes.png",
+    }
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend")
+@pytest.mark.usefixtures("eager_functions")
+def test_m_sharpness_is_scored(tmp_path, monkeypatch):
+    import keras
+
+    namespace = runpy.run_path(str(EXAMPLES / "predict_generalization.py"))
+    main = namespace["main"]
+    monkeypatch.setitem(main.__globals__, "MS", (4, 8))
+
+    def train(width, batch_size, weight_decay, learning_rate, epochs):
+        """No network is trained; what it would have been is in the logits."""
+        keras.utils.set_random_seed(width + batch_size)
+        inputs = keras.Input((8, 8, 1))
+        model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
+        from keras_sam.experiments.data import digits
+
+        data, _, _ = digits.load()
+        return model, data, 1000 * weight_decay + width + learning_rate * batch_size
+
+    monkeypatch.setitem(main.__globals__, "train", train)
+    scores = main(["--images", "8", "--output", str(tmp_path)])
+    content = json.loads((tmp_path / "predict_generalization.json").read_text())
+    assert len(content["models"]) == 16
+    assert all(0 <= value <= 1 for _, values in scores.values() for value in values)
+    assert (tmp_path / "predict_generalization.png").exists()

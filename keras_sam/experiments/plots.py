@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from keras_sam.sharpness.plots import SAM_COLOR, SGD_COLOR
+from keras_sam.sharpness.curves import SAM_COLOR, SGD_COLOR
 
 
 def demo(sgd, sam, noise, rho):

@@ -82,7 +82,7 @@ def sharpness(
     for group in objective.groups(m):
         weights = objective.weights
         here = objective.measure(weights, group=group)
-        gradient = objective.gradient(weights, group)
+        _, gradient = objective.value_and_grad(weights, group)
         there = [list(ascents(objective, rule, weights, gradient, group))[-1] for rule in rules]
         rises.append([np.subtract(objective.measure(moved(weights, e), group=group), here) for e in there])
         # The one group of all has no weight to speak of.
@@ -106,7 +106,7 @@ def ascents(objective, rule, weights, gradient, group=None, iterations=0):
     step, epsilon = rule.step(iterations, objective.model.trainable_variables), None
     for i in range(rule.ascent_steps):
         if i:
-            gradient = objective.gradient(moved(weights, epsilon), group)
+            _, gradient = objective.value_and_grad(moved(weights, epsilon), group)
         epsilon = rule.ascend(weights, gradient, step, epsilon)
         yield epsilon
 

@@ -103,9 +103,10 @@ class Objective:
         loss, error = self.mean(self._measure, group, state, weights)
         return float(loss), float(error)
 
-    def gradient(self, weights, group=None):
-        """The gradient of the loss at `weights`, a list of tensors with `None` for a weight without one."""
-        return self.mean(self._differentiate, group, None, weights)
+    def value_and_grad(self, weights, group=None):
+        """The loss at `weights`, a float, and its gradient, a list of tensors with `None` for a weight without one."""
+        loss, *gradient = self.mean(self._differentiate, group, None, weights)
+        return float(loss), gradient
 
     def hessian_vector_product(self, vector):
         """H v at the model's own weights, a flat float64 array, as `vector` is: in the order of the variables.
@@ -161,7 +162,8 @@ class Objective:
         return loss, ops.mean(ops.cast(self._is_wrong(y, y_pred), "float32"))
 
     def _loss_and_gradient(self, weights, state, *batch):
-        return backend.value_and_grad(lambda w: self.evaluate(w, state, *batch)[0])(weights)[1]
+        loss, gradient = backend.value_and_grad(lambda w: self.evaluate(w, state, *batch)[0])(weights)
+        return [loss, *gradient]
 
     def _product(self, weights, vectors, state, *batch):
         products = backend.hessian_vector_product(lambda w: self.evaluate(w, state, *batch)[0], weights, vectors)

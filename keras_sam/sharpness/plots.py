@@ -8,13 +8,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-matplotlib.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
-
-# Two of Okabe and Ito's colours, apart for every kind of colour vision and in grey; then others, with the lines that
-# tell them apart without colour.
-SGD_COLOR, SAM_COLOR = "#D55E00", "#0072B2"
-COLORS = SAM_COLOR, SGD_COLOR, "#009E73", "#CC79A7", "#56B4E9", "#000000"
-LINES = "-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3))
+from keras_sam.sharpness.curves import SAM_COLOR, SGD_COLOR, by_epoch, draw
 
 
 def improvements(points):
@@ -56,7 +50,7 @@ def landscapes(surfaces):
     low, high = losses.min(), losses.max()
     if next(iter(surfaces.values())).beta is None:
         lines = {name: (s.alpha, s.loss) for name, s in surfaces.items()}
-        return _lines(lines, "α, in units of the filters", "loss", "The loss along a random direction", log=True)
+        return draw(lines, "α, in units of the filters", "loss", "The loss along a random direction", log=True)
     figure = Figure(figsize=(4.6 * len(surfaces), 7.6), layout="constrained")
     levels = np.geomspace(low, high * (1 + 1e-9), 13) if high > low else [low, 2 * low]
     shared = LogNorm(levels[0], levels[-1])
@@ -83,16 +77,13 @@ def landscapes(surfaces):
     return figure
 
 
-def sam_step(rho=0.6, learning_rate=0.3):
+def sam_step():
     """Figure 2. One step of SGD and one of SAM, from the same point in a valley.
 
     Look at the two solid arrows from w. The gradient at w + ε̂, further up the wall, is longer and turned; carried back
     to w (dotted: where it was taken) it makes another step than the gradient there.
-
-    Args:
-        rho: Float, the length of ε̂. Defaults to `0.6`.
-        learning_rate: Float. Defaults to `0.3`.
     """
+    rho, learning_rate = 0.6, 0.3
     curvature = np.array([0.6, 4.0])
     w = np.array([-2.0, 0.2])
     epsilon = rho * curvature * w / np.linalg.norm(curvature * w)
@@ -133,20 +124,22 @@ def spectra(columns):
     grid = figure.subplots(count, len(columns), sharex=True, sharey=True, squeeze=False)
     for i, (name, rows) in enumerate(columns.items()):
         for axes, (label, density, eigenvalues) in zip(grid[:, i], rows):
-            axes.semilogy(density.grid, np.maximum(density.density, 1e-12), color=COLORS[1 - i % 2], linewidth=1.2)
+            axes.semilogy(
+                density.grid, np.maximum(density.density, 1e-12), color=SAM_COLOR if i else SGD_COLOR, linewidth=1.2
+            )
             text = label
             if eigenvalues is not None:
                 axes.axvline(eigenvalues[0], color="0.6", linewidth=0.8, linestyle="--", zorder=0)
                 text += f"\n$\\lambda_{{\\max}}$ = {eigenvalues[0]:.3g}"
-            if eigenvalues is not None and len(eigenvalues) > 4:
-                text += f"\n$\\lambda_{{\\max}} / \\lambda_5$ = {eigenvalues[0] / eigenvalues[4]:.2f}"
+                if len(eigenvalues) > 4:
+                    text += f"\n$\\lambda_{{\\max}} / \\lambda_5$ = {eigenvalues[0] / eigenvalues[4]:.2f}"
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
             axes.text(0.97, 0.95, text, transform=axes.transAxes, ha="right", va="top", bbox=box)
         grid[0, i].set_title(name)
         grid[-1, i].set_xlabel("eigenvalue")
-    highest = max(density.density.max() for rows in columns.values() for _, density, _ in rows)
+    peaks = [density.density.max() for rows in columns.values() for _, density, _ in rows]
     for axes in grid[:, 0]:
-        axes.set(ylabel="density", ylim=(1e-6 * highest, 2 * highest))
+        axes.set(ylabel="density", ylim=(1e-6 * min(peaks), 2 * max(peaks)))
     return figure
 
 
@@ -159,7 +152,7 @@ def error_by_rho(curves):
         curves: Dict from m to `(rhos, errors)` or `(rhos, errors, half-widths of intervals)`, shares.
     """
     lines = {f"m = {m}": (rhos, *(100 * np.array(shares) for shares in rest)) for m, (rhos, *rest) in curves.items()}
-    return _lines(lines, "ρ", "test error (%)", "Test error by ρ and m")
+    return draw(lines, "ρ", "test error (%)", "Test error by ρ and m")
 
 
 def predictive_power(scores):
@@ -170,9 +163,8 @@ def predictive_power(scores):
     Args:
         scores: Dict from names (of a radius, say) to `(ms, scores)`.
     """
-    figure = _lines(scores, "m", "mutual information with the gap", "Predictive power of m-sharpness")
-    figure.axes[0].set_xscale("log", base=2)
-    figure.axes[0].set_ylim(bottom=0)
+    figure = draw(scores, "m", "mutual information with the gap", "Predictive power of m-sharpness")
+    figure.axes[0].set(xscale="log", ylim=(0, None))
     return figure
 
 
@@ -184,11 +176,9 @@ def first_and_second_order(histories):
     Args:
         histories: Dict from names to dicts with the lists `perturbed_error` and `val_error`, one value an epoch.
     """
-    lines = {}
-    for name, history in histories.items():
-        for key, what in [("perturbed_error", "training, at w + ε̂"), ("val_error", "test, at w")]:
-            lines[f"{name}: {what}"] = _by_epoch(100 * np.array(history[key]))
-    return _lines(lines, "epoch", "error (%)", "SAM of first and second order")
+    what = {"perturbed_error": "training, at w + ε̂", "val_error": "test, at w"}
+    percent = {f"{name}: {what[key]}": 100 * np.array(h[key]) for name, h in histories.items() for key in what}
+    return by_epoch(percent, "error (%)", "SAM of first and second order")
 
 
 def cosines(histories):
@@ -199,8 +189,7 @@ def cosines(histories):
     Args:
         histories: Dict from names to lists of cosines, one an epoch.
     """
-    lines = {name: _by_epoch(values) for name, values in histories.items()}
-    return _lines(lines, "epoch", "cosine", "First against second order")
+    return by_epoch(histories, "cosine", "First against second order")
 
 
 def accuracy_by_norm(histories):
@@ -211,8 +200,8 @@ def accuracy_by_norm(histories):
     Args:
         histories: Dict from names to lists of accuracies, one an epoch.
     """
-    lines = {name: _by_epoch(100 * np.array(values)) for name, values in histories.items()}
-    return _lines(lines, "epoch", "test accuracy (%)", "Norms of the neighbourhood")
+    percent = {name: 100 * np.array(values) for name, values in histories.items()}
+    return by_epoch(percent, "test accuracy (%)", "Norms of the neighbourhood")
 
 
 def inner_maximization(histories, what="error rate"):
@@ -225,8 +214,7 @@ def inner_maximization(histories, what="error rate"):
         histories: Dict from names, such as `"3 steps"`, to lists of values, one an epoch.
         what: What is raised, for the axis. Defaults to `"error rate"`.
     """
-    lines = {name: _by_epoch(values) for name, values in histories.items()}
-    return _lines(lines, "epoch", f"max L(w + ε) − L(w), {what}", "Steps of the inner maximisation")
+    return by_epoch(histories, f"max L(w + ε) − L(w), {what}", "Steps of the inner maximisation")
 
 
 def sharpness_by_rho(curves):
@@ -238,27 +226,6 @@ def sharpness_by_rho(curves):
     Args:
         curves: Dict from names to `(rhos, rises)`.
     """
-    figure = _lines(curves, "ρ", "L(w + ε̂) − L(w)", "Sharpness by ρ", log=True)
+    figure = draw(curves, "ρ", "L(w + ε̂) − L(w)", "Sharpness by ρ", log=True)
     figure.axes[0].set_xscale("log")
-    return figure
-
-
-def _by_epoch(values):
-    return np.arange(1, len(values) + 1), np.asarray(values)
-
-
-def _lines(lines, x_label, y_label, title, log=False):
-    """Named lines of `(x, y)` or `(x, y, half-width)`."""
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for i, (name, (x, y, *width)) in enumerate(lines.items()):
-        color, style = COLORS[i % len(COLORS)], LINES[i % len(LINES)]
-        axes.plot(x, y, color=color, linestyle=style, label=name)
-        if width:
-            axes.fill_between(x, np.subtract(y, width[0]), np.add(y, width[0]), color=color, alpha=0.15, linewidth=0)
-    axes.set(xlabel=x_label, ylabel=y_label, title=title)
-    if log:
-        axes.set_yscale("log")
-    axes.grid(axis="y", alpha=0.25)
-    axes.legend(frameon=False)
     return figure
