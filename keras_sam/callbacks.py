@@ -1,5 +1,8 @@
 """Callbacks that measure sharpness while a model trains; what they find is in `fit`'s logs."""
 
+import functools
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
@@ -9,7 +12,6 @@ from keras_sam.rules import SAM
 from keras_sam.rules.norms import dot
 from keras_sam.rules.step import moved
 from keras_sam.sharpness.ascent import ascents
-from keras_sam.sharpness.batches import num_examples
 from keras_sam.sharpness.hessian import extreme
 from keras_sam.sharpness.objective import Objective
 
@@ -59,30 +61,34 @@ class SharpnessLogger(keras.callbacks.Callback):
         self.batch_size, self.seed = batch_size, seed
         self._objective = self._vector = None
 
+    def on_train_begin(self, logs=None):
+        # The model may have been compiled again.
+        self._objective = None
+
     def on_epoch_end(self, epoch, logs=None):
         logs.update(lambda_max=float("nan"), m_sharpness=float("nan"))
         if (epoch + 1) % self.every:
             return
-        if self._objective is None or self._objective.model is not self.model:
+        if self._objective is None:
             self._objective = Objective(self.model, self.data, self.batch_size)
             self._vector = np.random.default_rng(self.seed).normal(size=self._objective.num_parameters)
-        rise = self._m_sharpness()
+        logs["m_sharpness"] = float(self._objective.mean_over_groups(self._rise, self.m))
         # Of a model that diverges there is no Hessian; whether to stop is for other callbacks to say.
-        if np.isfinite(rise):
-            values, vectors = extreme(self._objective, 1, "LA", self.tolerance, self._vector, num_vectors=6)
+        if np.isfinite(logs["m_sharpness"]):
+            try:
+                values, vectors = extreme(self._objective, 1, "LA", self.tolerance, self._vector, num_vectors=6)
+            except ValueError as error:
+                warnings.warn(f"`lambda_max` was not found: {error}", stacklevel=2)
+                return
             self._vector = vectors[:, 0]
-            logs.update(lambda_max=float(values[0]), m_sharpness=rise)
+            logs["lambda_max"] = float(values[0])
 
-    def _m_sharpness(self):
+    def _rise(self, group):
         """The losses are those that come with the gradients: to compile a third function would take longer."""
-        objective, rises, sizes = self._objective, [], []
-        weights = objective.weights
-        for group in objective.groups(self.m):
-            here, gradient = objective.value_and_grad(weights, group)
-            (epsilon,) = ascents(objective, self.rule, weights, gradient, group)
-            rises.append(objective.value_and_grad(moved(weights, epsilon), group)[0] - here)
-            sizes.append(sum(map(num_examples, group or [])) or 1)
-        return float(np.average(rises, weights=sizes))
+        weights = self._objective.weights
+        here, gradient = self._objective.value_and_grad(weights, group)
+        (epsilon,) = ascents(self._objective, self.rule, weights, gradient, group)
+        return self._objective.value_and_grad(moved(weights, epsilon), group)[0] - here
 
 
 class InnerMaximization(keras.callbacks.Callback):
@@ -135,29 +141,31 @@ class InnerMaximization(keras.callbacks.Callback):
                 f"`InnerMaximization` received the rule {rule!r}; expected one whose ascent depends on the weights "
                 "alone, such as `rule=keras_sam.SAM(0.05)`."
             )
+        if "cosine" in self.measures and (type(rule) is not SAM or rule.ascent_steps > 1 or not 1 < rule.p <= 2):
+            raise ValueError(
+                f"`InnerMaximization` received the measure 'cosine' for {rule!r}; expected a `keras_sam.SAM` with one "
+                "ascent step and a `p` in (1, 2], which alone has a gradient of second order."
+            )
         self._rule, self._objective = rule, None
 
     def on_epoch_end(self, epoch, logs=None):
         if self._objective is None:
             size = max(self.batch_size, self._rule.m if isinstance(self._rule.m, int) else 1)
             self._objective = Objective(self.model, self.data, size, training=True)
-            self._cosine = backend.compiled(_products(self._objective, self._rule.p))
+            self._cosine = backend.compiled(_products(self._objective, self._rule))
         m = self._rule.m if isinstance(self._rule.m, int) else self.batch_size
         iterations = int(self.model.optimizer.iterations)
         if "sharpness" in self.measures:
             logs.update(inner_maximization(self._objective, self._rule, m, iterations))
         if "cosine" in self.measures:
-            logs.update(cosine=self._mean_cosine(m, float(self._rule.step(iterations).rho)))
+            rho = ops.convert_to_tensor(float(self._rule.step(iterations).rho))
+            cosine = self._objective.mean_over_groups(functools.partial(self._cosine_of, rho), m)
+            logs.update(cosine=float(cosine))
 
-    def _mean_cosine(self, m, rho):
-        objective, values, sizes = self._objective, [], []
-        for group in objective.groups(m):
-            first, second, both = objective.mean(
-                self._cosine, group, None, objective.weights, ops.convert_to_tensor(rho)
-            )
-            values.append(float(both) / np.sqrt(float(first) * float(second)))
-            sizes.append(sum(map(num_examples, group)))
-        return float(np.average(values, weights=sizes))
+    def _cosine_of(self, rho, group):
+        products = self._objective.mean(self._cosine, group, None, self._objective.weights, rho)
+        first, second, both = map(float, products)
+        return both / np.sqrt(first * second)
 
 
 MEASURES = "sharpness", "cosine"
@@ -174,31 +182,34 @@ def inner_maximization(objective, rule, m=None, iterations=0):
         m: Int, or `None` for all.
         iterations: Integer, for a schedule of ρ.
     """
-    found, sizes = [], []
-    weights = objective.weights
-    for group in objective.groups(m):
+    weights, names = objective.weights, []
+
+    def rises(group):
         loss, error = objective.measure(weights, group=group)
-        values, (_, gradient) = {}, objective.value_and_grad(weights, group)
+        found, (_, gradient) = {}, objective.value_and_grad(weights, group)
         for i, epsilon in enumerate(ascents(objective, rule, weights, gradient, group, iterations), 1):
             there, error_there = objective.measure(moved(weights, epsilon), group=group)
             suffix = "" if i == rule.ascent_steps else f"_{i}"
-            rises = {"perturbed_error": error_there, "sharpness_of_error": error_there - error}
-            values |= {name + suffix: value for name, value in {**rises, "sharpness_of_loss": there - loss}.items()}
-        found.append(values)
-        sizes.append(sum(map(num_examples, group or [])) or 1)
-    return {name: float(np.average([values[name] for values in found], weights=sizes)) for name in found[0]}
+            found[f"perturbed_error{suffix}"] = error_there
+            found[f"sharpness_of_error{suffix}"] = error_there - error
+            found[f"sharpness_of_loss{suffix}"] = there - loss
+        names[:] = found
+        return list(found.values())
+
+    means = objective.mean_over_groups(rises, m)
+    return dict(zip(names, means.tolist()))
 
 
-def _products(objective, p):
+def _products(objective, rule):
     """A function that gives the scalar products of SAM's gradients of first and second order with each other."""
 
     def products(weights, rho, state, *batch):
         value_and_grad = backend.value_and_grad(lambda w: objective.evaluate(w, state, *batch)[0])
         gradients = []
         for second_order in (False, True):
-            rule = SAM(1.0, p, second_order=second_order)
-            step = rule.step(0, objective.model.trainable_variables)._replace(rho=rho)
-            gradients.append([g for g in rule.gradient(value_and_grad, weights, step)[0] if g is not None])
+            variant = SAM(1.0, rule.p, second_order=second_order, where=rule.where)
+            step = variant.step(0, objective.model.trainable_variables)._replace(rho=rho)
+            gradients.append([g for g in variant.gradient(value_and_grad, weights, step)[0] if g is not None])
         first, second = gradients
         return [dot(first, first), dot(second, second), dot(first, second)]
 

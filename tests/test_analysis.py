@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 from typer.testing import CliRunner
 
+from keras_sam import sharpness
 from keras_sam.experiments import analysis
 from keras_sam.experiments.commands import app
 from keras_sam.experiments.data import load
@@ -44,7 +45,15 @@ def test_the_numbers_and_the_pictures(model, tmp_path):
     assert content["num_examples"] == 64
     assert len(content["eigenvalues"]) == 5
     assert content["rho"] == [0.1, 0.2]
-    assert content["sharpness_of_loss"][0] < content["sharpness_of_loss"][1]
+    given = (x.astype("float32"), data.train.y[:64])
+    rise = sharpness.sharpness(model, given, [0.1, 0.2], verbose=0)
+    np.testing.assert_allclose(content["sharpness_of_loss"], rise.loss, rtol=1e-3)
+    np.testing.assert_allclose(content["sharpness_of_error"], rise.error, atol=1e-6)
+    trace = sharpness.hessian_trace(model, given, verbose=0)
+    assert content["trace"]["value"] == pytest.approx(trace.value, rel=1e-4)
+    norm = np.sqrt(sum(np.sum(w**2) for w in model.get_weights()))
+    bound = sharpness.pac_bayes_bound(content["error"] + max(0, rise.error[0]), norm, 50, 64, 0.1)
+    assert content["pac_bayes_bound_of_error"][0] == pytest.approx(bound, rel=1e-5)
     assert f"{content['eigenvalues'][0]:.4g}" in result.output
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "net_digits.json",
@@ -69,16 +78,26 @@ def test_labels_are_as_the_loss_wants_them(model):
     assert y.shape == (5, 10)
 
 
+@pytest.mark.parametrize(("outputs", "loss"), [(1, "mse"), (10, "mse"), (1, "binary_crossentropy")])
+def test_models_of_other_tasks_are_refused(model, outputs, loss):
+    net = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(outputs)])
+    net.compile(loss=loss)
+    with pytest.raises(ValueError, match="expected a classifier"):
+        analysis.examples(net, "digits", "train", 5, "unit", 5)
+
+
 def test_bad_input_says_what_to_do(model, tmp_path):
     model.save_weights(tmp_path / "net.weights.h5")
     uncompiled = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10)])
+    (tmp_path / "damaged.keras").write_bytes(b"half of a model")
     uncompiled.save(tmp_path / "uncompiled.keras")
     for file, dataset, message in [
         ("none.keras", "digits", "no file"),
         ("net.weights.h5", "digits", "ends in .keras"),
         ("uncompiled.keras", "digits", "not compiled"),
         ("net.keras", "digit", "Did you mean 'digits'"),
-        ("net.keras", "cifar100", "3 and 100"),
+        ("damaged.keras", "digits", "Keras cannot load"),
+        ("net.keras", "cifar100", "to its 100 classes"),
     ]:
         if dataset == "cifar100":
             with pytest.raises(ValueError, match=message):

@@ -219,3 +219,13 @@ def test_hessian_runs(tmp_path):
     assert content["rows"]["lambda_max / epoch"]["ratio"] == content["lambda_max"] / content["epoch"]
     # ARPACK begins with as many as it keeps.
     assert content["num_products"] >= 20
+
+
+@pytest.mark.usefixtures("eager_functions")
+def test_sharpness_logger_runs(tmp_path):
+    import sharpness_logger
+
+    output = tmp_path / "logger.json"
+    rows = sharpness_logger.main(["--epochs", "1", "--rounds", "1", "--images", "4", "--output", str(output)])
+    seconds = json.loads(output.read_text())["seconds"]
+    assert rows["SharpnessLogger"]["ratio"] == pytest.approx(seconds["with"][0] / seconds["without"][0])

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND
+from conftest import BACKEND, required
 
 import keras_sam
 from keras_sam.callbacks import NAMES, InnerMaximization, SharpnessLogger, inner_maximization
@@ -118,17 +118,57 @@ def test_the_logger_finds_the_largest_eigenvalue():
     assert logs["m_sharpness"] == pytest.approx(rise, rel=RTOL)
 
 
+def test_the_logger_begins_where_it_ended_and_follows_the_model():
+    """Of 33 weights, so that ARPACK looks for the eigenvalue; then with another loss, and with fewer weights."""
+    random = np.random.default_rng(1)
+    x, y = random.normal(size=(20, 10)).astype("float32"), random.integers(0, 3, 20)
+    inputs = keras.Input((10,))
+    net = keras_sam.SAMModel(inputs, keras.layers.Dense(3)(inputs))
+    logger = SharpnessLogger((x, y), every=1, tolerance=1e-5)
+
+    def largest(kernel, bias, columns=slice(None)):
+        p = np.exp(x @ kernel + bias)
+        p /= p.sum(-1, keepdims=True)
+        rows = np.concatenate([x, np.ones((20, 1))], 1)
+        blocks = [np.kron(np.outer(r, r), np.diag(q) - np.outer(q, q)) for r, q in zip(rows, p)]
+        return np.linalg.eigvalsh(np.mean(blocks, 0))[-1]
+
+    for weight in (1.0, 1.0, 10.0):
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        net.compile(keras.optimizers.SGD(0.1), loss, loss_weights=weight)
+        history = net.fit(x, y, epochs=2, callbacks=[logger], verbose=0).history
+        assert history["lambda_max"][-1] == pytest.approx(weight * largest(*net.get_weights()), rel=1e-4)
+    net.layers[1].bias.trainable = False
+    net.compile(keras.optimizers.SGD(0.1), loss)
+    assert np.isfinite(net.fit(x, y, callbacks=[logger], verbose=0).history["lambda_max"]).all()
+
+
+def test_training_goes_on_where_there_is_no_eigenvalue(recwarn):
+    inputs = keras.Input((30,))
+    net = keras_sam.SAMModel(inputs, keras.layers.Dense(1)(inputs))
+    net.compile("sgd", lambda y, y_pred: keras.ops.mean(y_pred))
+    x, y = np.ones((4, 30), "float32"), np.ones((4, 1), "float32")
+    history = net.fit(x, y, callbacks=[SharpnessLogger((x, y), every=1)], verbose=0).history
+    assert np.isnan(history["lambda_max"]).all()
+    assert np.isfinite(history["m_sharpness"]).all()
+    assert any("`lambda_max` was not found" in str(w.message) for w in recwarn.list)
+
+
 def test_measured_each_epoch_and_nothing_changes(tmp_path):
-    """The numbers reach History, and a CSVLogger that comes after."""
+    """The numbers reach History, a CSVLogger that comes after, and TensorBoard."""
     rule = keras_sam.SAM(RHO, ascent_steps=2)
     x = X.astype("float32")
     plain, watched = model(rule), model(rule)
     plain.fit(x, Y, epochs=2, shuffle=False, verbose=0)
     callbacks = [
-        InnerMaximization((x, Y), measures=("sharpness", "cosine")),
+        InnerMaximization((x, Y)),
+        InnerMaximization((x, Y), keras_sam.SAM(RHO), measures=("cosine",)),
         SharpnessLogger((x, Y), every=2),
         keras.callbacks.CSVLogger(tmp_path / "log.csv"),
     ]
+    if BACKEND == "tensorflow":
+        required("tensorboard")
+        callbacks.append(keras.callbacks.TensorBoard(tmp_path / "board", write_graph=False))
     history = watched.fit(x, Y, epochs=2, shuffle=False, verbose=0, callbacks=callbacks).history
     assert {*NAMES, "sharpness_of_loss_1", "lambda_max", "m_sharpness"} <= set(history)
     assert all(len(values) == 2 for values in history.values())
@@ -136,6 +176,12 @@ def test_measured_each_epoch_and_nothing_changes(tmp_path):
     header, *lines = (tmp_path / "log.csv").read_text().splitlines()
     assert {"lambda_max", "cosine"} <= set(header.split(","))
     assert len(lines) == 2
+    if BACKEND == "tensorflow":
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(tmp_path / "board" / "train"))
+        events.Reload()
+        assert {"epoch_lambda_max", "epoch_cosine", "epoch_sharpness_of_loss_1"} <= set(events.Tags()["tensors"])
     for ours, theirs in zip(watched.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -160,4 +206,9 @@ def test_bad_input_says_what_to_do():
         callback = InnerMaximization((X, Y), rule)
         callback.set_model(keras.Sequential())
         with pytest.raises(ValueError, match="depends on the weights alone"):
+            callback.on_train_begin()
+    for rule in (keras_sam.ASAM(), keras_sam.SAM(p=np.inf), keras_sam.SAM(ascent_steps=2)):
+        callback = InnerMaximization((X, Y), rule, measures=("cosine",))
+        callback.set_model(keras.Sequential())
+        with pytest.raises(ValueError, match="gradient of second order"):
             callback.on_train_begin()

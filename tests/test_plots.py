@@ -48,6 +48,22 @@ def test_a_flat_landscape_is_drawn(tmp_path):
     plots.landscapes({"SGD": bowl(0.0)}).savefig(tmp_path / "landscape.png")
 
 
+def test_a_landscape_without_a_logarithm_is_refused():
+    with pytest.raises(ValueError, match="Add a constant"):
+        plots.landscapes({"SGD": bowl(0.0)._replace(loss=-np.ones((5, 5)))})
+
+
+def test_the_users_own_figures_stay_as_they_are():
+    import matplotlib
+
+    def settings():
+        return {name: value for name, value in matplotlib.rcParams.items() if name != "backend"}
+
+    before = settings()
+    plots.sam_step()
+    assert settings() == before
+
+
 def test_a_line_through_a_landscape():
     surface = Surface(AXIS, None, 1 + AXIS**2, np.full(5, np.nan))
     (axes,) = plots.landscapes({"SGD": surface}).axes
@@ -61,7 +77,8 @@ def test_spectra_share_their_axes_and_say_their_eigenvalues():
             "SAM": [("epoch 1", density(2.0), None), ("epoch 9", density(1.0), [1.0, 0.5])],
         }
     )
-    assert len({axes.get_xlim() for axes in figure.axes}) == 1
+    (first, second, third, fourth) = [axes.get_xlim() for axes in figure.axes]
+    assert (first, third) == (second, fourth)
     assert len({axes.get_ylim() for axes in figure.axes}) == 1
     texts = [axes.texts[0].get_text() for axes in figure.axes]
     assert texts[0] == "epoch 1"

@@ -270,8 +270,65 @@ def test_whatever_evaluate_takes():
     x, y, weight = X.astype("float32"), Y.astype("float32"), np.linspace(0, 2, len(X)).astype("float32")
     expected = model.evaluate({"a": x}, y, sample_weight=weight, batch_size=9, verbose=0)
     assert model.evaluate(Batches(), verbose=0) == pytest.approx(expected, rel=1e-6)
-    for given in [({"a": x}, y, weight), Batches()]:
+    sources = [({"a": x}, y, weight), Batches()]
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        sources.append(tf.data.Dataset.from_tensor_slices(({"a": x}, y, weight)).batch(9))
+    if BACKEND == "torch":
+        import torch
+
+        rows = [({"a": x[i]}, y[i], weight[i]) for i in range(len(x))]
+        sources.append(torch.utils.data.DataLoader(rows, batch_size=9))
+    for given in sources:
         assert Objective(model, given, batch_size=9).here()[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_dropout_is_the_same_in_every_evaluation():
+    """On torch it is drawn from a generator of torch's own, which goes on as if nothing had been measured."""
+    model = normalized_net()
+    x, y = X.astype("float32"), Y.astype("float32")
+    keras.utils.set_random_seed(1)
+    draws = [to_numpy(keras.random.normal((3,)))]
+    keras.utils.set_random_seed(1)
+    found = sharpness.sharpness(model, (x, y), [0.0, 0.1], training=True, **SILENT)
+    draws.append(to_numpy(keras.random.normal((3,))))
+    assert found.loss[0] == 0
+    np.testing.assert_array_equal(*draws)
+
+
+def test_a_model_with_frozen_layers_is_met_on_the_way():
+    """What is trainable in one of them need not be in the other."""
+    here, there = normalized_net(), normalized_net()
+    there.layers[1].trainable = False
+    x, y = X.astype("float32"), Y.astype("float32")
+    surface = sharpness.loss_surface(here, (x, y), there, dimensions=1, num_points=2, span=(0, 1), **SILENT)
+    assert surface.loss[1] == pytest.approx(there.evaluate(x, y, verbose=0), rel=1e-5)
+
+
+def test_attention_has_a_hessian():
+    inputs = keras.Input((4, 3))
+    outputs = layers.Dense(2)(layers.Flatten()(layers.MultiHeadAttention(1, 2)(inputs, inputs)))
+    model = keras.Model(inputs, outputs)
+    model.compile(loss="mse")
+    random = np.random.default_rng(0)
+    objective = Objective(model, (random.normal(size=(5, 4, 3)).astype("float32"), np.zeros((5, 2), "float32")))
+    v = random.normal(size=objective.num_parameters)
+    # By a difference of gradients.
+    h, weights = 1e-3, objective.weights
+    ends = [
+        objective.value_and_grad([w + sign * h * d for w, d in zip(weights, objective.unflatten(v))])[1]
+        for sign in (1, -1)
+    ]
+    expected = flat([(to_numpy(a) - to_numpy(b)) / (2 * h) for a, b in zip(*ends)])
+    np.testing.assert_allclose(objective.hessian_vector_product(v), expected, rtol=0.02, atol=2e-3)
+
+
+def test_a_loss_that_no_weight_enters_has_a_hessian_of_zero():
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, layers.Dense(1)(inputs))
+    model.compile(loss=lambda y, y_pred: ops.mean(y))
+    assert sharpness.hessian_trace(model, (np.ones((4, 2)), np.ones((4, 1))), **SILENT) == (0.0, 0.0)
 
 
 def test_nothing_changes():
@@ -314,13 +371,19 @@ def compiled(data):
     return model, data
 
 
+class Endless(keras.utils.PyDataset):
+    num_batches = None
+
+
 BAD = {
     "is not compiled": uncompiled,
     "is not built": unbuilt,
     "no trainable weights": frozen,
     "holds no examples": lambda: compiled((X[:0], Y[:0])),
     "is nan, of which": lambda: compiled((X * np.nan, Y)),
-    "read only once": lambda: compiled(batch for batch in [(X, Y)]),
+    "what can be read again": lambda: compiled(batch for batch in [(X, Y)]),
+    "Received a NoneType": lambda: compiled(None),
+    "goes on for ever": lambda: compiled(Endless()),
     "no more than 26 eigenvalues": lambda: (*compiled((X, Y)), {"k": 27}),
     "expected an integer": lambda: (*compiled((X, Y)), {"k": 0}),
     "expected 'LA', 'SA' or 'LM'": lambda: (*compiled((X, Y)), {"which": "XX"}),
@@ -339,7 +402,10 @@ def test_other_bad_input_says_what_to_do():
     model, given = compiled((X, Y))
     for call, message in [
         (lambda: sharpness.sharpness(model, given, m=0), "a number of examples"),
-        (lambda: sharpness.sharpness(model, given, rho=-1.0), "rho"),
+        (lambda: sharpness.sharpness(model, given, rho=-1.0), "Received `rho=-1.0`"),
+        (lambda: sharpness.average_sharpness(model, given, np.inf), "finite standard deviation"),
+        (lambda: sharpness.hessian_density(model, given, order=2, width=0.0), "width=0.0"),
+        (lambda: sharpness.hessian_density(model, given, order=2, num_points=0), "num_points=0"),
         (lambda: sharpness.sharpness(model, given, rho=[]), "an empty list"),
         (lambda: sharpness.sharpness(model, given, adaptive=True, p=1.0), "as in ASAM"),
         (lambda: sharpness.average_sharpness(model, given, -0.1), "standard deviation"),

@@ -11,6 +11,7 @@ if keras.backend.backend() == "tensorflow":
         cond,
         hessian_vector_product,
         loop,
+        random_state_kept,
         train_step,
         value_and_grad,
     )
@@ -21,6 +22,7 @@ elif keras.backend.backend() == "jax":
         cond,
         hessian_vector_product,
         loop,
+        random_state_kept,
         train_step,
         value_and_grad,
     )
@@ -31,6 +33,7 @@ elif keras.backend.backend() == "torch":
         cond,
         hessian_vector_product,
         loop,
+        random_state_kept,
         train_step,
         value_and_grad,
     )
@@ -43,6 +46,16 @@ else:
             "`sam=None`."
         )
 
-    check_model = compiled = cond = hessian_vector_product = loop = train_step = value_and_grad = _unsupported
+    check_model = compiled = cond = hessian_vector_product = loop = _unsupported
+    random_state_kept = train_step = value_and_grad = _unsupported
 
-__all__ = ["check_model", "compiled", "cond", "hessian_vector_product", "loop", "train_step", "value_and_grad"]
+__all__ = [
+    "check_model",
+    "compiled",
+    "cond",
+    "hessian_vector_product",
+    "loop",
+    "random_state_kept",
+    "train_step",
+    "value_and_grad",
+]

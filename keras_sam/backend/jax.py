@@ -1,5 +1,7 @@
 """The JAX backend: gradients by `jax.value_and_grad`, a pure train step that Keras compiles and donates."""
 
+import contextlib
+
 import jax
 import keras
 from keras import ops
@@ -35,6 +37,11 @@ def hessian_vector_product(function, weights, vector):
     """∇²f(w) v, a list of tensors: the derivative of ∇f along v, which costs half of a gradient of ⟨∇f(w), v⟩."""
     vector = [ops.cast(v, w.dtype) for v, w in zip(vector, weights)]
     return jax.jvp(lambda w: jax.grad(function)(w), (weights,), (vector,))[1]
+
+
+def random_state_kept():
+    """A context manager after which random numbers go on as before it: here they are drawn from variables alone."""
+    return contextlib.nullcontext()
 
 
 def compiled(function):

@@ -71,9 +71,23 @@ def hessian_vector_product(function, weights, vector):
 
     def slope(weights):
         _, gradient = value_and_grad(function)(weights)
-        return sum(torch.sum(g * v.to(g.dtype)) for g, v in zip(gradient, vector) if g is not None)
+        products = [torch.sum(g * v.to(g.dtype)) for g, v in zip(gradient, vector) if g is not None]
+        return sum(products, start=torch.zeros(()))
 
-    return value_and_grad(slope)(weights)[1]
+    # The faster kernels of attention have no second derivative.
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        return value_and_grad(slope)(weights)[1]
+
+
+@contextlib.contextmanager
+def random_state_kept():
+    """A context manager after which random numbers go on as before it: unseeded dropout asks torch's generators."""
+    states = [(source, source.get_rng_state()) for source in _generators()]
+    try:
+        yield
+    finally:
+        for source, state in states:
+            source.set_rng_state(state)
 
 
 def compiled(function):
@@ -128,8 +142,7 @@ def train_step(model, sharpness, data):
 
 def _same_random_numbers():
     """A guard under which each evaluation draws the same numbers: unseeded dropout asks torch's own generators."""
-    devices = [torch.cuda] if torch.cuda.is_initialized() else []
-    states = [(source, source.get_rng_state()) for source in (torch, *devices)]
+    states = [(source, source.get_rng_state()) for source in _generators()]
 
     @contextlib.contextmanager
     def guard():
@@ -138,3 +151,7 @@ def _same_random_numbers():
         yield
 
     return guard
+
+
+def _generators():
+    return [torch, torch.cuda] if torch.cuda.is_initialized() else [torch]

@@ -9,6 +9,7 @@ from rich.table import Table
 from keras_sam import sharpness
 from keras_sam.experiments import results
 from keras_sam.experiments.data import load
+from keras_sam.sharpness.objective import Objective
 
 RHOS = (0.01, 0.02, 0.05, 0.1, 0.2)
 SPLITS = "train", "test"
@@ -30,7 +31,10 @@ def load_model(path):
             f"Received {path.name}; expected a file that ends in .keras, a whole model as `model.save` writes it. "
             "Weights alone do not say of which network they are: load them into yours and save that."
         )
-    model = keras.saving.load_model(path)
+    try:
+        model = keras.saving.load_model(path)
+    except (OSError, TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"Keras cannot load {path}: {error}") from error
     if not model.compiled:
         raise ValueError(f"The model in {path} is not compiled, so that it has no loss: compile it and save it again.")
     return model
@@ -51,33 +55,42 @@ def examples(model, name, split, num_examples, scale, batch_size, **options):
         ValueError: If the data are not the model's: their shape, or their number of classes.
     """
     loaded = load(name, **options)
-    height, width, channels = model.input_shape[1:]
-    num_classes = model.output_shape[-1]
-    if channels != loaded.image_shape[-1] or num_classes not in (loaded.num_classes, 1):
+    wanted, classes = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    losses = [keras.losses.get(loss) for loss in keras.tree.flatten(model.loss)]
+    names = [getattr(loss, "__name__", None) or type(loss).__name__ for loss in losses]
+    sparse = ["sparse" in loss.lower() for loss in names]
+    if (
+        (np.ndim(wanted), np.size(wanted), np.ndim(classes), np.size(classes)) != (1, 4, 1, 2)
+        or wanted[-1] != loaded.image_shape[-1]
+        or classes[-1] != loaded.num_classes
+        or "crossentropy" not in "".join(names).lower().replace("_", "")
+        or len(names) != 1
+    ):
         raise ValueError(
-            f"`{model.name}` takes images of {channels} channels to {num_classes} classes, and {name} has "
-            f"{loaded.image_shape[-1]} and {loaded.num_classes}. Name the data set that it was trained on."
+            f"`{model.name}` takes {wanted} to {classes} with the loss {names}; expected a classifier with a "
+            f"categorical cross-entropy of the images of {name}, {loaded.image_shape}, to its {loaded.num_classes} "
+            "classes. Name the data set that the model was trained on."
         )
     from keras_sam.experiments.data import pipelines
 
     if SCALES[scale]:
         loaded = loaded._replace(normalization=SCALES[scale])
-    one_hot = "sparse" not in _name(model.loss).lower()
-    size = None if (height, width) == tuple(loaded.image_shape[:2]) else height
-    batches = pipelines.evaluation(loaded, getattr(loaded, split), batch_size, image_size=size, one_hot=one_hot)
+    size = None if wanted[1:3] == tuple(loaded.image_shape[:2]) else wanted[1]
+    options = {"image_size": size, "one_hot": not sparse[0]}
+    batches = pipelines.evaluation(loaded, getattr(loaded, split), batch_size, **options)
     return batches.unbatch().take(num_examples).batch(batch_size).cache()
 
 
 def run(model, data, rho, m, k, order, points, seed, verbose=1):
     """All measures of a model over data; a dict, with a `Density` and a `Surface`."""
+    objective = Objective(model, data)
+    loss, error = objective.here()
     sharp = sharpness.sharpness(model, data, list(rho), m, verbose=verbose)
     eigenvalues = sharpness.hessian_eigenvalues(model, data, k, seed=seed, verbose=verbose)
     trace = sharpness.hessian_trace(model, data, seed=seed, verbose=verbose)
-    order = min(order, model.count_params())
+    order = min(order, objective.num_parameters)
     density = sharpness.hessian_density(model, data, order=order, seed=seed, verbose=verbose)
     surface = sharpness.loss_surface(model, data, num_points=points, seed=seed, verbose=verbose)
-    middle = sharpness.loss_surface(model, data, dimensions=1, span=(0.0, 1.0), num_points=2, verbose=0)
-    loss, error = float(middle.loss[0]), float(middle.error[0])
     num_examples = sum(len(x) for x, _ in data)
     weights = np.concatenate([keras.ops.convert_to_numpy(v).ravel() for v in model.trainable_variables])
     bounds = [
@@ -108,17 +121,18 @@ def write(content, output, stem, dataset):
     from keras_sam.sharpness import plots
 
     numbers = {key: _plain(value) for key, value in content.items()}
-    paths = [Path(output) / f"{stem}_{dataset}.json"]
-    results.write_json(paths[0], {**results.provenance(), **numbers})
     spectrum = [(f"{stem}, {dataset}", content["density"], content["eigenvalues"])]
-    for name, figure in [
+    figures = [
         ("spectrum", plots.spectra({"Hessian": spectrum})),
         ("landscape", plots.landscapes({stem: content["surface"]})),
         (
             "by_rho",
             plots.sharpness_by_rho({stem: (content["rho"], content["sharpness_of_loss"])}),
         ),
-    ]:
+    ]
+    paths = [Path(output) / f"{stem}_{dataset}.json"]
+    results.write_json(paths[0], {**results.provenance(), **numbers})
+    for name, figure in figures:
         paths.append(Path(output) / f"{stem}_{dataset}_{name}.png")
         with results.replacing(paths[-1]) as temporary:
             figure.savefig(temporary, format="png", dpi=150)
@@ -143,10 +157,6 @@ def table(content, title):
         best = min(bounds)
         shown.add_row("PAC-Bayes bound of the error", f"{best:.3g}{' (vacuous: above 1)' if best > 1 else ''}")
     return shown
-
-
-def _name(loss):
-    return loss if isinstance(loss, str) else getattr(loss, "__name__", None) or type(loss).__name__
 
 
 def _plain(value):

@@ -1,7 +1,5 @@
 """The commands of `keras-sam`, one function each."""
 
-import contextlib
-import difflib
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +13,7 @@ from keras_sam.experiments import demo as demo_experiment
 from keras_sam.experiments import grid as grid_of_runs
 from keras_sam.experiments import report as reports
 from keras_sam.experiments import rules as rules_experiment
+from keras_sam.experiments.arguments import check, check_name, make, readable
 from keras_sam.experiments.strategies import STRATEGIES
 
 Experiment = Literal["digits", "fashion", "m"]
@@ -42,10 +41,10 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder for demo.png and demo.json.")] = Path("keras-sam-demo"),
 ):
     """SGD and SAM on real digits with wrong labels: a table, a picture, and the numbers behind them."""
-    _check(seeds >= 1, f"--seeds: received {seeds}, expected a number of at least 1.")
-    _check(0 <= noise <= 1, f"--noise: received {noise}, expected a share in [0, 1].")
-    _check(epochs >= 1, f"--epochs: received {epochs}, expected a number of at least 1.")
-    _make(output)
+    check(seeds >= 1, f"--seeds: received {seeds}, expected a number of at least 1.")
+    check(0 <= noise <= 1, f"--noise: received {noise}, expected a share in [0, 1].")
+    check(epochs >= 1, f"--epochs: received {epochs}, expected a number of at least 1.")
+    make(output)
     demo_experiment.run(seeds=seeds, noise=noise, epochs=epochs, output=output)
 
 
@@ -60,8 +59,8 @@ def rules(
     """Every rule on the same data, each with the rho that a clean validation split chose: a table."""
     known = rules_experiment.EXPERIMENTS[experiment].methods
     unknown = sorted(set(method or ()) - set(known))
-    _check(not unknown, f"--method: received {unknown}, expected some of {list(known)}.")
-    _make(output)
+    check(not unknown, f"--method: received {unknown}, expected some of {list(known)}.")
+    make(output)
     try:
         rules_experiment.run(experiment, output, only=method)
     except FileNotFoundError as error:
@@ -109,13 +108,13 @@ def run(
 ):
     """Train one row of a table with one method; goes on where it was interrupted."""
     _check_names(table, [row], [method])
-    _check(
+    check(
         rho is None or recipes.module(table).ROWS[row].methods[method].rule is not None,
         f"--rho: received {rho}, but the method {method!r} has no rule. Leave it out, or give another --method.",
     )
-    _check(seed >= 0, f"--seed: received {seed}, expected a number of at least 0.")
-    _check(held_out is None or 0 < held_out < 1, f"--held-out: received {held_out}, expected a share in (0, 1).")
-    _make(output)
+    check(seed >= 0, f"--seed: received {seed}, expected a number of at least 0.")
+    check(held_out is None or 0 < held_out < 1, f"--held-out: received {held_out}, expected a share in (0, 1).")
+    make(output)
     one = runner.Run(
         table=table,
         row=row,
@@ -130,7 +129,7 @@ def run(
         strategy=strategy.value,
         precision=precision.value,
     )
-    with _errors():
+    with readable():
         content = runner.run(one, output, data_dir, download)
     published = recipes.module(table).ROWS[row].published.get(method, {})
     shown = Table("metric", "here", "paper", title=f"{table} {row} {method}, seed {seed}{', smoke' if smoke else ''}")
@@ -164,11 +163,11 @@ def grid(
 ):
     """Train many rows, methods and seeds, each run in its own process; runs that ended are not made again."""
     _check_names(table, row or [], method or [])
-    _make(output)
+    make(output)
     options = {"smoke": smoke, "strategy": strategy.value, "precision": precision.value}
     runs = grid_of_runs.expand(table, row, method, seeds, tune and tune.value, **options)
     console = Console()
-    with _errors():
+    with readable():
         failed = grid_of_runs.execute(
             runs, output, workers, ray, cpus, gpus, console, data_dir=data_dir, download=download
         )
@@ -200,10 +199,10 @@ def sharpness(
     download: OfDownload = False,
 ):
     """How sharp a model's minimum is: eigenvalues, m-sharpness, a bound, and the spectrum and landscape as pictures."""
-    _make(output)
+    make(output)
     measures = {"rho": rho or analysis.RHOS, "m": m, "k": k, "order": order, "points": points, "seed": seed}
     where = {"data_dir": data_dir, "download": download}
-    with _errors():
+    with readable():
         loaded = analysis.load_model(model)
         data = analysis.examples(loaded, dataset, split.value, num_examples, scale.value, batch_size, **where)
         content = analysis.run(loaded, data, **measures)
@@ -216,49 +215,20 @@ def sharpness(
 @app.command()
 def report(output: OfOutput = Path("results")):
     """All results beside the paper's numbers: on the screen, in report.md, and report.png as figure 1, left."""
-    _check(output.is_dir(), f"--output: received {output}, expected a folder of results that `keras-sam run` made.")
+    check(output.is_dir(), f"--output: received {output}, expected a folder of results that `keras-sam run` made.")
     console = Console()
-    with _errors():
+    with readable():
         console.print(f"{reports.write(output, console)}")
 
 
 def _check_names(table, rows, methods):
     known = _module(table).ROWS
     for row in rows:
-        _check_name("--row", row, known)
+        check_name("--row", row, known)
     for method in methods:
-        _check_name("--method", method, list(dict.fromkeys(m for row in rows or known for m in known[row].methods)))
+        check_name("--method", method, list(dict.fromkeys(m for row in rows or known for m in known[row].methods)))
 
 
 def _module(table):
-    _check_name("TABLE", table, recipes.NAMES)
+    check_name("TABLE", table, recipes.NAMES)
     return recipes.module(table)
-
-
-def _check_name(option, name, known):
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    _check(name in known, f"{option}: received {name!r}, expected one of {', '.join(known)}{hint}")
-
-
-@contextlib.contextmanager
-def _errors():
-    """What a user can mend is said in a line, without a traceback."""
-    try:
-        yield
-    except (FileNotFoundError, ValueError, ImportError) as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-def _make(output):
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise typer.BadParameter(
-            f"--output: received {output}, expected a folder that can be written ({error})."
-        ) from error
-
-
-def _check(condition, message):
-    if not condition:
-        raise typer.BadParameter(message)

@@ -3,9 +3,10 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from keras_sam.sharpness.curves import SAM_COLOR, SGD_COLOR
+from keras_sam.sharpness.curves import SAM_COLOR, SGD_COLOR, styled
 
 
+@styled
 def demo(sgd, sam, noise, rho):
     """Test accuracy and sharpness of SGD and SAM, over equal cost.
 

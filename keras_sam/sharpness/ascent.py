@@ -7,7 +7,6 @@ from keras import ops
 
 from keras_sam.rules import ASAM, SAM
 from keras_sam.rules.step import moved
-from keras_sam.sharpness.batches import num_examples
 from keras_sam.sharpness.hessian import Estimate
 from keras_sam.sharpness.objective import Objective
 
@@ -78,17 +77,16 @@ def sharpness(
     objective = Objective(model, data, batch_size, training, verbose)
     objective.expect()
     objective.here()
-    rises, sizes = [], []
-    for group in objective.groups(m):
-        weights = objective.weights
+    weights = objective.weights
+
+    def rises(group):
         here = objective.measure(weights, group=group)
         _, gradient = objective.value_and_grad(weights, group)
         there = [list(ascents(objective, rule, weights, gradient, group))[-1] for rule in rules]
-        rises.append([np.subtract(objective.measure(moved(weights, e), group=group), here) for e in there])
-        # The one group of all has no weight to speak of.
-        sizes.append(sum(map(num_examples, group or [])) or 1)
+        return [_rise(objective.measure(moved(weights, epsilon), group=group), here) for epsilon in there]
+
+    loss, error = objective.mean_over_groups(rises, m).T
     objective.finish()
-    loss, error = np.average(rises, axis=0, weights=sizes).T
     return Sharpness(loss, error) if np.ndim(rho) else Sharpness(float(loss[0]), float(error[0]))
 
 
@@ -143,8 +141,8 @@ def average_sharpness(model, data, sigma, num_samples=10, batch_size=32, seed=0,
     Reference: [Foret et al., 2021](https://arxiv.org/abs/2010.01412), appendix A.1;
     [Jiang et al., 2019](https://arxiv.org/abs/1912.02178).
     """
-    if not sigma >= 0:
-        raise ValueError(f"Received `sigma={sigma}`; expected a standard deviation of at least 0.")
+    if not 0 <= sigma < np.inf:
+        raise ValueError(f"Received `sigma={sigma}`; expected a finite standard deviation of at least 0.")
     if not isinstance(num_samples, int | np.integer) or num_samples < 1:
         raise ValueError(f"Received `num_samples={num_samples!r}`; expected an integer of at least 1.")
     objective = Objective(model, data, batch_size, verbose=verbose)
@@ -153,7 +151,12 @@ def average_sharpness(model, data, sigma, num_samples=10, batch_size=32, seed=0,
     weights, rises = objective.weights, []
     for _ in range(num_samples):
         epsilon = [ops.convert_to_tensor(sigma * random.normal(size=w.shape), w.dtype) for w in weights]
-        rises.append(np.subtract(objective.measure(moved(weights, epsilon)), here))
+        rises.append(_rise(objective.measure(moved(weights, epsilon)), here))
     means = np.mean(rises, 0)
     errors = np.std(rises, axis=0, ddof=1) / np.sqrt(num_samples) if num_samples > 1 else [np.nan, np.nan]
     return Sharpness(*(Estimate(float(mean), float(error)) for mean, error in zip(means, errors)))
+
+
+def _rise(there, here):
+    """Of loss and error rate; the predictions of a model whose loss is no number have no error rate."""
+    return np.subtract(there, here) if np.isfinite(there[0]) else np.array([there[0], np.nan])

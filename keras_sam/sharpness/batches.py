@@ -48,11 +48,15 @@ def _parts(group, size):
 
 def check(data):
     """Raise a `ValueError` for data that cannot be read again and again, to their end."""
-    if not isinstance(data, (tuple, list)) and iter(data) is data:
+    name = type(data).__name__
+    if data is None or (not isinstance(data, (tuple, list)) and hasattr(data, "__next__")):
         raise ValueError(
-            f"Received a {type(data).__name__}, which can be read only once, and data are read once for each "
-            "evaluation. Expected arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset` or another data loader."
+            f"Received a {name}, and data are read once for each evaluation. Expected what can be read again: "
+            "arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset` or another data loader."
         )
-    # `tf.data` says −1 of a data set without end.
-    if callable(getattr(data, "cardinality", None)) and int(data.cardinality()) == -1:
-        raise ValueError("Received a data set that repeats for ever; expected one with an end: `dataset.take(…)`.")
+    # `tf.data` says −1 of a data set without end, a `PyDataset` that it has no number of batches.
+    endless = callable(getattr(data, "cardinality", None)) and int(data.cardinality()) == -1
+    if endless or (isinstance(data, keras.utils.PyDataset) and data.num_batches is None):
+        raise ValueError(
+            f"Received a {name} that goes on for ever; expected one with an end, such as `dataset.take(…)`."
+        )

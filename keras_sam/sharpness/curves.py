@@ -4,7 +4,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-matplotlib.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
+# For figures of this package alone: a decorator of what draws them.
+styled = matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
 
 # Two of Okabe and Ito's colours, apart for every kind of colour vision and in grey; then others, with the lines that
 # tell them apart without colour.
@@ -19,6 +20,7 @@ def by_epoch(histories, y_label, title):
     return draw(lines, "epoch", y_label, title)
 
 
+@styled
 def draw(lines, x_label, y_label, title, log=False):
     """Named lines of `(x, y)` or `(x, y, half-width)`."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")

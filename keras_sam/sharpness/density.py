@@ -14,7 +14,7 @@ class Density(NamedTuple):
 
     Args:
         grid: Array of eigenvalues, ascending, at which `density` is given.
-        density: Array, which integrates to 1 over `grid`.
+        density: Array, which integrates to 1 over `grid` where the grid is finer than the kernel is wide.
         nodes: Array of the eigenvalues that Lanczos found, over all probes.
         weights: Array, the share of the spectrum that each node stands for; they sum to 1.
     """
@@ -63,6 +63,9 @@ def hessian_density(model, data, num_probes=1, order=80, num_points=1000, width=
     objective = Objective(model, data, batch_size, verbose=verbose)
     check_positive("num_probes", num_probes)
     check_count("order", order, objective)
+    check_positive("num_points", num_points)
+    if width is not None and not 0 < width < np.inf:
+        raise ValueError(f"Received `width={width}`; expected a standard deviation above 0, or `None`.")
     objective.expect(num_probes * order + 1)
     objective.here()
     found = [lanczos(objective.hessian_vector_product, v, order) for v in probes(objective, num_probes, seed)]

@@ -33,8 +33,9 @@ def filter_normalized_direction(model, seed=0):
     d_f = z_f ‖w_f‖ / ‖z_f‖    for each filter f, with z normal;    0 for biases and normalization
     ```
 
-    A filter is what makes one output: all of a kernel but its last axis. So scaled, surfaces of different networks can
-    be held against each other.
+    A filter is what makes one output: all of a kernel but its last axis, as in dense and convolutional layers. (Kernels
+    of depthwise and transposed convolutions have other axes, and are scaled like the rest.) So scaled, surfaces of
+    different networks can be held against each other.
 
     Args:
         model: A built `keras.Model`.
@@ -121,8 +122,9 @@ def loss_surface(
     weights, state = objective.weights, objective.state
     drift = [np.zeros(s.shape) for s in state]
     if other is not None:
-        first = _difference(other.trainable_variables, weights)
-        drift = _difference(other.non_trainable_variables, state)
+        counterpart = {id(v): w for v, w in zip(model.weights, other.weights)}
+        first = _way(model.trainable_variables, counterpart)
+        drift = _way(model.non_trainable_variables, counterpart)
         directions[0] = first
         if dimensions == 2:
             directions[1] = _orthogonal(directions[1], first)
@@ -147,11 +149,14 @@ def _scaled(factor, arrays, like):
     ]
 
 
-def _difference(variables, tensors):
-    return [
-        ops.convert_to_numpy(v).astype("float64") - ops.convert_to_numpy(t).astype("float64")
-        for v, t in zip(variables, tensors)
-    ]
+def _way(variables, counterpart):
+    """From variables to those of another model; none for what only this one has, as the states of random seeds."""
+    ways = []
+    for variable in variables:
+        here = ops.convert_to_numpy(variable).astype("float64")
+        there = counterpart.get(id(variable), variable)
+        ways.append(ops.convert_to_numpy(there).astype("float64") - here)
+    return ways
 
 
 def _dtype(tensor):
@@ -173,7 +178,7 @@ def _orthogonal(direction, first):
 
 
 def _check_same(model, other):
-    shapes = [[tuple(v.shape) for v in m.variables] for m in (model, other)]
+    shapes = [[tuple(v.shape) for v in m.weights] for m in (model, other)]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"`{other.name}` has other weights than `{model.name}`: {len(shapes[1])} of {other.count_params()} entries "

@@ -13,12 +13,14 @@ class Objective:
     """The mean loss and error rate of a compiled model over data, at weights of one's choice; changes no variable.
 
     The loss is what `evaluate` reports: compiled losses, regularizers and `add_loss`. The error rate is the share of
-    wrong predictions, NaN unless the model has one output and a cross-entropy for its loss.
+    wrong predictions, those that are masked or have no weight included; NaN unless the model has one output and a
+    cross-entropy for its loss.
 
     Args:
         model: A compiled, built `keras.Model`.
         data: Whatever `evaluate` takes: `(x, y)` or `(x, y, sample_weight)` of arrays, a `tf.data.Dataset`, a
-            `keras.utils.PyDataset`, …; it is read once for each evaluation.
+            `keras.utils.PyDataset`, …; it is read once for each evaluation and has to hold the same examples each
+            time: no random augmentation, and no shuffling before a remainder is dropped.
         batch_size: Int, the examples in memory at a time where `data` are arrays. Defaults to `32`.
         training: Boolean, whether BatchNormalization and Dropout do what they do while training. Defaults to
             `False`.
@@ -38,8 +40,8 @@ class Objective:
         if first is None or not batches.num_examples(first):
             raise ValueError("`data` holds no examples; expected one batch at least.")
         self._is_wrong = _is_wrong(model, first[1])
-        # Losses are built when they are called for the first time, which a functional evaluation cannot do.
-        self.evaluate(self.weights, self.state, *batches.tensors(batches.rows(first, 0, 1)))
+        # Losses make what they need in their first call, which cannot be while a function is traced.
+        self.evaluate(self.weights, self.state, *batches.tensors(first))
         self._measure = backend.compiled(self._loss_and_error)
         self._differentiate = backend.compiled(self._loss_and_gradient)
         self._multiply = backend.compiled(self._product)
@@ -63,9 +65,20 @@ class Objective:
         """A new iterator over the data: tuples of x, y and sample weights, of NumPy arrays."""
         return keras_private.batches(self._data, self._batch_size)
 
-    def groups(self, m):
-        """The data in groups of `m` examples, each a list of batches; for `None` one group of all, of any size."""
-        return [None] if m is None else batches.groups(self.batches(), m, self._batch_size)
+    def mean_over_groups(self, function, m=None):
+        """The mean over all examples of `function(group)`, an array of floats, for groups of `m` examples.
+
+        Args:
+            function: Function of a list of batches, or of `None`, which stands for all data.
+            m: Int, or `None` for a single group.
+        """
+        if m is None:
+            return np.asarray(function(None))
+        values, sizes = [], []
+        for group in batches.groups(self.batches(), m, self._batch_size):
+            values.append(function(group))
+            sizes.append(sum(map(batches.num_examples, group)))
+        return np.average(values, axis=0, weights=sizes)
 
     def expect(self, num_passes=None):
         """Begin the progress bar of so many passes over the data, or of a number that is not known."""
@@ -150,7 +163,7 @@ class Objective:
     def evaluate(self, weights, state, x, y, sample_weight):
         """Loss and predictions of a batch of tensors."""
         mapping = [*zip(self.model.trainable_variables, weights), *zip(self.model.non_trainable_variables, state)]
-        with keras.StatelessScope(mapping, collect_losses=True):
+        with backend.random_state_kept(), keras.StatelessScope(mapping, collect_losses=True):
             y_pred = self.model(x, training=self.training)
             loss = keras_private.total_loss(self.model, x, y, y_pred, sample_weight, training=self.training)
         return loss, y_pred
@@ -176,20 +189,23 @@ def _value(variable):
 
 def _is_wrong(model, labels):
     """A function of labels and predictions that tells which predictions are wrong, or `None` for other tasks."""
-    loss = model.loss
-    if isinstance(loss, str):
-        loss = keras.losses.get(loss)
+    losses = keras.tree.flatten(model.loss)
+    loss = keras.losses.get(losses[0]) if len(losses) == 1 else None
     name = getattr(loss, "__name__", None) or type(loss).__name__
     if "crossentropy" not in name.lower().replace("_", "") or len(keras.tree.flatten(labels)) != 1:
         return None
     if "binary" in name.lower():
         threshold = 0.0 if getattr(loss, "from_logits", False) else 0.5
-        return lambda y, y_pred: ops.not_equal(
-            ops.cast(ops.reshape(y, ops.shape(y_pred)), y_pred.dtype) > 0.5, y_pred > threshold
-        )
+
+        def is_wrong_side(y, y_pred):
+            y, y_pred = (keras.tree.flatten(a)[0] for a in (y, y_pred))
+            return ops.not_equal(ops.cast(ops.reshape(y, ops.shape(y_pred)), y_pred.dtype) > 0.5, y_pred > threshold)
+
+        return is_wrong_side
     sparse = "sparse" in name.lower()
 
     def is_wrong(y, y_pred):
+        y, y_pred = (keras.tree.flatten(a)[0] for a in (y, y_pred))
         predicted = ops.argmax(y_pred, -1)
         # Labels may have a last axis of 1.
         classes = ops.reshape(y, ops.shape(predicted)) if sparse else ops.argmax(y, -1)
@@ -201,7 +217,7 @@ def _is_wrong(model, labels):
 def _check_model(model):
     if not isinstance(model, keras.Model):
         raise ValueError(f"Received a {type(model).__name__}; expected a compiled `keras.Model`.")
-    if not model.built or not keras_private.is_built(model):
+    if not model.built:
         raise ValueError(
             f"`{model.name}` is not built, so that it has no weights yet. Call it on a batch, or train it."
         )

@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from keras_sam.sharpness.curves import SAM_COLOR, SGD_COLOR, by_epoch, draw
+from keras_sam.sharpness.curves import SAM_COLOR, SGD_COLOR, by_epoch, draw, styled
 
 
+@styled
 def improvements(points):
     """Figure 1, left. The share of the error that SAM removes, one line a row of a table: the paper's, and that found.
 
@@ -35,6 +36,7 @@ def improvements(points):
     return figure
 
 
+@styled
 def landscapes(surfaces):
     """Figure 1, middle and right. The loss around each model, in space above and as contours of one scale below.
 
@@ -47,10 +49,12 @@ def landscapes(surfaces):
     """
     losses = np.concatenate([s.loss.ravel() for s in surfaces.values()])
     losses = losses[np.isfinite(losses) & (losses > 0)]
+    if not losses.size:
+        raise ValueError("Received surfaces without a positive loss, so without a logarithm. Add a constant to `loss`.")
     low, high = losses.min(), losses.max()
     if next(iter(surfaces.values())).beta is None:
         lines = {name: (s.alpha, s.loss) for name, s in surfaces.items()}
-        return draw(lines, "α, in units of the filters", "loss", "The loss along a random direction", log=True)
+        return draw(lines, "α", "loss", "The loss along a direction", log=True)
     figure = Figure(figsize=(4.6 * len(surfaces), 7.6), layout="constrained")
     levels = np.geomspace(low, high * (1 + 1e-9), 13) if high > low else [low, 2 * low]
     shared = LogNorm(levels[0], levels[-1])
@@ -77,6 +81,7 @@ def landscapes(surfaces):
     return figure
 
 
+@styled
 def sam_step():
     """Figure 2. One step of SGD and one of SAM, from the same point in a valley.
 
@@ -109,19 +114,20 @@ def sam_step():
     return figure
 
 
+@styled
 def spectra(columns):
     """Figure 3, left. The density of the eigenvalues of the Hessian, a column a method and a row a time of training.
 
     Look at how far right the spectrum reaches: λ_max is the curvature of the sharpest direction, and λ_max / λ_5 says
-    how far it stands apart. The paper ends at 25 and up to 11.4 with SGD, at 1.0 and up to 2.6 with SAM. All axes are
-    shared, and density is logarithmic.
+    how far it stands apart. The paper ends at 25 and up to 11.4 with SGD, at 1.0 and up to 2.6 with SAM. The axes of
+    a row are shared, and density is logarithmic.
 
     Args:
         columns: Dict from names to lists of `(label, Density, eigenvalues)`, the last in descending order or `None`.
     """
     count = max(map(len, columns.values()))
     figure = Figure(figsize=(4.6 * len(columns), 0.8 + 2.4 * count), layout="constrained")
-    grid = figure.subplots(count, len(columns), sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(count, len(columns), sharex="row", sharey=True, squeeze=False)
     for i, (name, rows) in enumerate(columns.items()):
         for axes, (label, density, eigenvalues) in zip(grid[:, i], rows):
             axes.semilogy(

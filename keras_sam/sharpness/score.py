@@ -13,10 +13,10 @@ def generalization_score(measure, gap, hyperparameters):
     score = min over pairs of hyperparameters h of   I(V_μ; V_g | h_i, h_j) / H(V_g | h_i, h_j)
     ```
 
-    Conditioning on two hyperparameters at a time shuts out measures that tell no more than, say, the depth and the
-    batch size that a network was trained with. 1 is a measure from which every order can be read off, reversed as
-    well; 0 one that says nothing. The score of the competition "Predicting Generalization in Deep Learning" times 100
-    is this one, but that it also counted pairs of a model with itself.
+    Values that are equal count as not larger. Conditioning on two hyperparameters at a time shuts out measures that
+    tell no more than, say, the depth and the batch size that a network was trained with. 1 is a measure from which
+    every order can be read off, reversed as well; 0 one that says nothing. The score of the competition "Predicting
+    Generalization in Deep Learning" times 100 is this one, but that it also counted pairs of a model with itself.
 
     Args:
         measure: Array of floats, one a model, such as the m-sharpness of each.
@@ -55,7 +55,9 @@ def generalization_score(measure, gap, hyperparameters):
         )
     first, second = np.nonzero(~np.eye(count, dtype=bool))
     measure_rises, gap_rises = measure[first] > measure[second], gap[first] > gap[second]
-    codes = {name: np.unique(np.asarray(v), return_inverse=True)[1] for name, v in hyperparameters.items()}
+    codes = {
+        name: np.unique([repr(v) for v in values], return_inverse=True)[1] for name, values in hyperparameters.items()
+    }
     scores = []
     for names in itertools.combinations(codes, 2):
         conditions = np.stack([codes[name][side] for name in names for side in (first, second)], -1)
