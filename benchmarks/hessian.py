@@ -9,8 +9,8 @@ ratio is the median over rounds. λ_max is to a relative accuracy of 1 %, of a n
 an epoch is that of a second `fit` of plain Keras on the same images, so that their ratio does not depend on how many
 there are, but for the products that ARPACK wants. The bound is 3 gradients a product.
 
-Cost: some five minutes on 2 idle CPU cores. Expect 2.7 on TensorFlow and torch, where a product is the gradient of a
-scalar product with the gradient, and 2.2 on JAX, which has forward mode.
+Cost: some five minutes on 2 idle CPU cores with `--images 320`. Expect 2.4 to 2.7 on TensorFlow and torch, where a
+product is the gradient of a scalar product with the gradient, and 1.8 to 2.2 on JAX, which has forward mode.
 """
 
 import argparse
