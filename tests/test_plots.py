@@ -38,14 +38,21 @@ def test_landscapes_share_their_scale():
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_a_landscape_with_holes_is_drawn(value, tmp_path):
+def test_a_landscape_with_holes_is_drawn_by_what_is_finite(value, tmp_path):
     surface = bowl(1.0)
     surface.loss[0, 0] = value
-    plots.landscapes({"SGD": surface}).savefig(tmp_path / "landscape.png")
+    figure = plots.landscapes({"SGD": surface})
+    figure.savefig(tmp_path / "landscape.png")
+    # The other corners have the highest loss as well.
+    norm = figure.axes[1].collections[0].norm
+    np.testing.assert_allclose([norm.vmin, norm.vmax], [0.1, 2.1], rtol=1e-6)
 
 
-def test_a_flat_landscape_is_drawn(tmp_path):
-    plots.landscapes({"SGD": bowl(0.0)}).savefig(tmp_path / "landscape.png")
+def test_a_flat_landscape_has_a_scale_all_the_same(tmp_path):
+    figure = plots.landscapes({"SGD": bowl(0.0)})
+    figure.savefig(tmp_path / "landscape.png")
+    norm = figure.axes[1].collections[0].norm
+    np.testing.assert_allclose([norm.vmin, norm.vmax], [0.1, 0.2], rtol=1e-6)
 
 
 def test_a_landscape_without_a_logarithm_is_refused():

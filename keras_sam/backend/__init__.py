@@ -1,54 +1,10 @@
 """The only part of the library that knows which backend Keras runs on. Every backend's file has the same names."""
 
+import types
+
 import keras
 
 SUPPORTED = ("tensorflow", "jax", "torch")
-
-if keras.backend.backend() == "tensorflow":
-    from keras_sam.backend.tensorflow import (
-        check_model,
-        compiled,
-        cond,
-        hessian_vector_product,
-        loop,
-        random_state_kept,
-        train_step,
-        value_and_grad,
-    )
-elif keras.backend.backend() == "jax":
-    from keras_sam.backend.jax import (
-        check_model,
-        compiled,
-        cond,
-        hessian_vector_product,
-        loop,
-        random_state_kept,
-        train_step,
-        value_and_grad,
-    )
-elif keras.backend.backend() == "torch":
-    from keras_sam.backend.torch import (
-        check_model,
-        compiled,
-        cond,
-        hessian_vector_product,
-        loop,
-        random_state_kept,
-        train_step,
-        value_and_grad,
-    )
-else:
-
-    def _unsupported(*args, **kwargs):
-        raise ValueError(
-            f"Keras runs on the backend {keras.backend.backend()!r}, for which keras_sam has no train step; expected "
-            f"one of {SUPPORTED}. Set the environment variable KERAS_BACKEND before Keras is imported, or train with "
-            "`sam=None`."
-        )
-
-    check_model = compiled = cond = hessian_vector_product = loop = _unsupported
-    random_state_kept = train_step = value_and_grad = _unsupported
-
 __all__ = [
     "check_model",
     "compiled",
@@ -59,3 +15,29 @@ __all__ = [
     "train_step",
     "value_and_grad",
 ]
+
+if keras.backend.backend() == "tensorflow":
+    from keras_sam.backend import tensorflow as _chosen
+elif keras.backend.backend() == "jax":
+    from keras_sam.backend import jax as _chosen
+elif keras.backend.backend() == "torch":
+    from keras_sam.backend import torch as _chosen
+else:
+
+    def _unsupported(*args, **kwargs):
+        raise ValueError(
+            f"Keras runs on the backend {keras.backend.backend()!r}, for which keras_sam has no train step; expected "
+            f"one of {SUPPORTED}. Set the environment variable KERAS_BACKEND before Keras is imported, or train with "
+            "`sam=None`."
+        )
+
+    _chosen = types.SimpleNamespace(**dict.fromkeys(__all__, _unsupported))
+
+check_model = _chosen.check_model
+compiled = _chosen.compiled
+cond = _chosen.cond
+hessian_vector_product = _chosen.hessian_vector_product
+loop = _chosen.loop
+random_state_kept = _chosen.random_state_kept
+train_step = _chosen.train_step
+value_and_grad = _chosen.value_and_grad
