@@ -27,7 +27,7 @@ class Objective:
         verbose: `0` is silent, `1` a progress bar. Defaults to `0`.
 
     Raises:
-        ValueError: If the model is not compiled or not built, or if the data are empty or can be read only once.
+        ValueError: If the model is not compiled or not built, or if the data can be read only once.
     """
 
     def __init__(self, model, data, batch_size=32, training=False, verbose=0):
@@ -35,13 +35,7 @@ class Objective:
         batches.check(data)
         self.model, self.training, self.verbose = model, training, verbose
         self._data, self._batch_size = data, batch_size
-        self._progress = None
-        first = next(iter(self.batches()), None)
-        if first is None or not batches.num_examples(first):
-            raise ValueError("`data` holds no examples; expected one batch at least.")
-        self._is_wrong = _is_wrong(model, first[1])
-        # Losses make what they need in their first call, which cannot be while a function is traced.
-        self.evaluate(self.weights, self.state, *batches.tensors(first))
+        self._progress, self._has_evaluated = None, False
         self._measure = backend.compiled(self._loss_and_error)
         self._differentiate = backend.compiled(self._loss_and_gradient)
         self._multiply = backend.compiled(self._product)
@@ -62,8 +56,19 @@ class Objective:
         return sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
 
     def batches(self):
-        """A new iterator over the data: tuples of x, y and sample weights, of NumPy arrays."""
-        return keras_private.batches(self._data, self._batch_size)
+        """A new iterator over the data: tuples of x, y and sample weights, of NumPy arrays.
+
+        To be read to its end: a cached `tf.data.Dataset` now and then ends for ever where its first reader stopped.
+
+        Raises:
+            ValueError: If there is no example.
+        """
+        count = 0
+        for batch in keras_private.batches(self._data, self._batch_size):
+            count += batches.num_examples(batch)
+            yield batch
+        if not count:
+            raise ValueError("`data` holds no examples; expected one batch at least.")
 
     def mean_over_groups(self, function, m=None):
         """The mean over all examples of `function(group)`, an array of floats, for groups of `m` examples.
@@ -151,8 +156,12 @@ class Objective:
         """The mean over the examples of a group of what a function gives for a batch, a list of tensors."""
         state, total, count = self.state if state is None else state, None, 0
         for batch in self.batches() if group is None else group:
-            size = batches.num_examples(batch)
-            values = [v if v is None else v * size for v in function(*arguments, state, *batches.tensors(batch))]
+            size, tensors = batches.num_examples(batch), batches.tensors(batch)
+            if not self._has_evaluated:
+                # Losses make what they need in their first call, which cannot be while a function is traced.
+                self.evaluate(self.weights, self.state, *tensors)
+                self._has_evaluated = True
+            values = [v if v is None else v * size for v in function(*arguments, state, *tensors)]
             total = values if total is None else [a if a is None else a + b for a, b in zip(total, values)]
             count += size
             if self._progress is not None:
@@ -170,9 +179,10 @@ class Objective:
 
     def _loss_and_error(self, weights, state, x, y, sample_weight):
         loss, y_pred = self.evaluate(weights, state, x, y, sample_weight)
-        if self._is_wrong is None:
+        is_wrong = _is_wrong(self.model, y)
+        if is_wrong is None:
             return loss, loss * float("nan")
-        return loss, ops.mean(ops.cast(self._is_wrong(y, y_pred), "float32"))
+        return loss, ops.mean(ops.cast(is_wrong(y, y_pred), "float32"))
 
     def _loss_and_gradient(self, weights, state, *batch):
         loss, gradient = backend.value_and_grad(lambda w: self.evaluate(w, state, *batch)[0])(weights)
