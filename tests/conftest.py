@@ -76,6 +76,16 @@ def float64():
         jax.config.update("jax_enable_x64", False)
 
 
+@pytest.fixture
+def eager_functions():
+    """For the few steps of a test no graph of TensorFlow's is worth its tracing."""
+    if BACKEND == "tensorflow":
+        tf.config.run_functions_eagerly(True)
+    yield
+    if BACKEND == "tensorflow":
+        tf.config.run_functions_eagerly(False)
+
+
 if BACKEND == "torch":
     import torch
 
@@ -97,13 +107,6 @@ if BACKEND == "tensorflow":
         devices = [f"CPU:{i}" for i in range(num_replicas)]
         ops = tf.distribute.ReductionToOneDevice() if num_replicas > 2 else None
         return tf.distribute.MirroredStrategy(devices, cross_device_ops=ops)
-
-    @pytest.fixture
-    def eager_functions():
-        """For the few steps of a test no graph is worth its tracing."""
-        tf.config.run_functions_eagerly(True)
-        yield
-        tf.config.run_functions_eagerly(False)
 
     @pytest.fixture
     def mirrored():

@@ -36,6 +36,8 @@ def in_few_steps(monkeypatch, batch_size=32):
     monkeypatch.setattr(runner, "_reduced", reduced)
 
 
+# What graphs do to a training is seen in `test_runner`.
+@pytest.mark.usefixtures("eager_functions")
 @pytest.mark.parametrize(
     ("table", "row", "method"), ON_EVERY_BACKEND + (ON_TENSORFLOW if BACKEND == "tensorflow" else [])
 )
