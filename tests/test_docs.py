@@ -3,15 +3,19 @@
 import doctest
 import pathlib
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
+from conftest import required
 
 import keras_sam
 
 README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
-GUIDE = README.parent / "docs" / "guide.md"
+DOCS = README.parent / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
 PUBLIC = [
     keras_sam.SAM,
     keras_sam.SAM.gradient,
@@ -69,23 +73,38 @@ def test_readmes_examples_run():
     assert scope["surface"].loss.shape == (5, 5)
 
 
-def test_the_guides_code_runs():
+def run_page(page, **scope):
+    """Runs the code of a page, block by block; returns what it has defined."""
+    random = np.random.default_rng(0)
+    scope |= {"x_train": random.normal(size=(16, 28, 28, 1)).astype("float32"), "y_train": random.integers(0, 10, 16)}
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(code, scope)
+    return scope
+
+
+@pytest.fixture
+def measured():
+    """What the pages of the guide talk about: a small model, and its data."""
     inputs = keras.Input((3,))
-    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
-    x, y = np.ones((8, 3)), np.ones((8, 2))
-    scope = {"keras": keras, "keras_sam": keras_sam, "model": keras_sam.SAMModel.from_model(model), "x": x, "y": y}
-    for code in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL):
-        exec(code.replace("order=20", "order=2"), scope)
-    assert scope["model"].sam.m == 32
-    # What the text says of each schedule.
-    assert [float(scope["warm_up"](step)) for step in (0, 500)] == pytest.approx([0.0, 0.025])
-    assert float(scope["warm_up"](10**6)) == pytest.approx(0.05)
-    assert [float(scope["late"](step)) for step in (8000, 8001)] == pytest.approx([0.0, 0.05])
+    model = keras_sam.SAMModel.from_model(keras.Model(inputs, keras.layers.Dense(8)(inputs)))
+    model.compile("sgd", "mse")
+    return {"keras": keras, "keras_sam": keras_sam, "model": model, "x": np.ones((8, 3)), "y": np.ones((8, 8))}
 
 
-@pytest.mark.parametrize("page", [README, GUIDE], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_code_of_a_page_runs(page, measured):
+    scope = run_page(page, **measured)
+    if page.name == "guide.md":
+        # What the text says of each schedule.
+        assert [float(scope["warm_up"](step)) for step in (0, 500)] == pytest.approx([0.0, 0.025])
+        assert float(scope["warm_up"](10**6)) == pytest.approx(0.05)
+        assert [float(scope["late"](step)) for step in (8000, 8001)] == pytest.approx([0.0, 0.05])
+        assert scope["model"].sam.m == 32
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), target
 
 
@@ -98,3 +117,15 @@ def test_docstring_has_a_runnable_example(thing):
     assert example.examples
     result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example)
     assert result.failed == 0
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    """Links, anchors and the names in the reference included."""
+    required("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=README.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    reference = (tmp_path / "api" / "index.html").read_text()
+    for name in keras_sam.sharpness.__all__:
+        if name[0].islower():
+            assert f'id="keras_sam.sharpness.{name}"' in reference
