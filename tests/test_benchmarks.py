@@ -217,6 +217,8 @@ def test_hessian_runs(tmp_path):
         np.median(np.divide(seconds["product"], seconds["gradient"]))
     )
     assert content["rows"]["lambda_max / epoch"]["ratio"] == content["lambda_max"] / content["epoch"]
+    by_processor = content["rows"]["the same, processor time"]["ratio"]
+    assert by_processor == content["lambda_max_cpu"] / content["epoch_cpu"]
     # ARPACK begins with as many as it keeps.
     assert content["num_products"] >= 20
 
