@@ -80,6 +80,21 @@ def test_svhn_has_its_additional_images(data_dir):
     assert len(data.test.y) == 3
 
 
+def test_a_seed_draws_its_part_of_what_is_not_held_out(data_dir):
+    options = {"data_dir": data_dir, "seed": 3, "validation": 0.1}
+    whole, part = load("cifar10", **options), load("cifar10", num_examples=50, noise=0.4, **options)
+    assert part.train.x.shape == (50, 32, 32, 3)
+    np.testing.assert_array_equal(part.validation.x, whole.validation.x)
+    places = [np.flatnonzero((whole.train.x == image).all((1, 2, 3))).item() for image in part.train.x]
+    assert len(set(places)) == 50
+    # 20 labels are drawn anew, of which one in ten stays.
+    assert 10 <= (whole.train.y[places] != part.train.y).sum() <= 20
+    other = load("cifar10", num_examples=50, **{**options, "seed": 4})
+    assert not np.array_equal(other.train.x, part.train.x)
+    with pytest.raises(ValueError, match=r"`num_examples=181` for a Split of 180 training images"):
+        load("cifar10", num_examples=181, **options)
+
+
 def test_what_is_held_out_is_clean_and_the_rest_is_noisy(data_dir):
     stored = some(200)
     label_of = {image.tobytes(): label for image, label in zip(stored.x, stored.y)}

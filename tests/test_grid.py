@@ -1,5 +1,6 @@
 """Grids: what they hold, that a command line makes each run, and that a cluster may lose a node."""
 
+import json
 import os
 import threading
 import time
@@ -28,6 +29,35 @@ def test_rho_is_chosen_on_a_tenth_of_the_training_set():
     assert [run.rho for run in runs] == [0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
     assert {(run.method, run.held_out) for run in runs} == {("sam", 0.1)}
     assert len({run.path("results") for run in runs}) == 6
+
+
+def test_what_was_tuned_is_taken_up_with_seeds_that_are_fresh(tmp_path):
+    row, rhos = "clean/none", (0.05, 0.1, 0.2)
+    tuning = grid.expand("small-table5", [row], ["sam"], 2, tune="rho")
+    assert [(run.seed, run.rho) for run in tuning] == [(seed, rho) for seed in (100, 101) for rho in rhos]
+    # The second seed turns the order of the first around.
+    errors = {
+        (100, 0.05): 0.20,
+        (100, 0.1): 0.18,
+        (100, 0.2): 0.19,
+        (101, 0.05): 0.20,
+        (101, 0.1): 0.25,
+        (101, 0.2): 0.2,
+    }
+    for number, run in enumerate(tuning):
+        path = run.path(tmp_path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"result": {"validation_error": errors[run.seed, run.rho]}}))
+        if number == len(tuning) - 2:
+            with pytest.raises(ValueError, match=r"found \[2, 2, 1\].*--method sam --tune rho"):
+                grid.expand("small-table5", [row], ["sam"], tuned=tmp_path)
+    found = grid.expand("small-table5", [row], ["sam", "sgd"], tuned=tmp_path)
+    assert [(run.method, run.seed, run.rho, run.held_out) for run in found] == [
+        *(("sam", seed, 0.2, None) for seed in range(5)),
+        *(("sgd", seed, None, None) for seed in range(5)),
+    ]
+    with pytest.raises(ValueError, match=r"sam-m-32 for small-table5 clean/none is not tuned"):
+        grid.expand("small-table5", [row], ["sam-m-32"], tuned=tmp_path)
 
 
 def test_learning_rate_and_weight_decay_are_chosen_without_sam():

@@ -71,6 +71,41 @@ def test_what_is_measured_is_part_of_the_result(monkeypatch, tmp_path):
     assert set(result) >= {"test_error", "perturbed_error", "sharpness_of_error", "sharpness_of_loss"}
 
 
+def test_stopping_early_keeps_the_best_epoch_of_the_held_out_part(monkeypatch, tmp_path):
+    reduced = runner._reduced
+    monkeypatch.setattr(runner, "_reduced", lambda row: dataclasses.replace(reduced(row), batch_size=64, epochs=3))
+    run = dataclasses.replace(SMALL, table="small-table4", method="sgd-stopped")
+    accuracies, weights = [], []
+
+    class Watched(training.Checkpoint):
+        """The weights of every epoch; in the second one a validation accuracy that none beats."""
+
+        def on_epoch_end(self, epoch, logs=None):
+            weights.append(self.model.get_weights())
+            super().on_epoch_end(epoch, logs)
+
+    class Best(keras.callbacks.ModelCheckpoint):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_accuracy"] = float(epoch == 1)
+            super().on_epoch_end(epoch, logs)
+
+    def evaluate(model, *args, **kwargs):
+        accuracies.append(model.get_weights())
+        return original(model, *args, **kwargs)
+
+    original = training.keras_sam.SAMModel.evaluate
+    monkeypatch.setattr(training, "Checkpoint", Watched)
+    monkeypatch.setattr(keras.callbacks, "ModelCheckpoint", Best)
+    monkeypatch.setattr(training.keras_sam.SAMModel, "evaluate", evaluate)
+    content = runner.run(run, tmp_path)
+    assert content["result"]["stopped_at_epoch"] == 2
+    assert content["result"]["validation_error"] == 0
+    assert content["settings"]["row"]["held_out"] == 0.1
+    for got, want in zip(accuracies[-1], weights[1], strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert not list(tmp_path.rglob("*.weights.h5"))
+
+
 def test_weight_decay_is_half_of_the_squares_of_all_weights_in_the_loss():
     row, method = SMALL.recipe()
     splits = load(row.data, stand_in=True)

@@ -150,6 +150,7 @@ def grid(
     tune: Annotated[
         Tune | None, typer.Option(help="Choose rho of SAM, or learning rate and weight decay of SGD, by held-out data.")
     ] = None,
+    tuned: Annotated[bool, typer.Option(help="Take the rho that --tune rho found in the output folder.")] = False,
     smoke: OfSmoke = False,
     strategy: OfStrategy = Strategy.none,
     precision: OfPrecision = Precision.float32,
@@ -163,11 +164,12 @@ def grid(
 ):
     """Train many rows, methods and seeds, each run in its own process; runs that ended are not made again."""
     _check_names(table, row or [], method or [])
+    check(not (tune and tuned), "--tuned: received --tune too, expected one of them.")
     make(output)
     options = {"smoke": smoke, "strategy": strategy.value, "precision": precision.value}
-    runs = grid_of_runs.expand(table, row, method, seeds, tune and tune.value, **options)
     console = Console()
     with readable():
+        runs = grid_of_runs.expand(table, row, method, seeds, tune and tune.value, output if tuned else None, **options)
         failed = grid_of_runs.execute(
             runs, output, workers, ray, cpus, gpus, console, data_dir=data_dir, download=download
         )

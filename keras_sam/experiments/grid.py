@@ -13,40 +13,71 @@ from keras_sam.experiments import recipes, results, runner
 from keras_sam.experiments.runner import Run
 
 TUNE = {
-    "rho": [{"rho": rho} for rho in recipes.RHOS],
-    "lr-wd": [
+    "rho": lambda row: [{"rho": rho} for rho in row.rhos],
+    "lr-wd": lambda row: [
         {"learning_rate": rate, "weight_decay": decay}
         for rate, decay in itertools.product(recipes.LEARNING_RATES, recipes.WEIGHT_DECAYS)
     ],
 }
-# Of the training set, to choose by (section 3.1).
-HELD_OUT = 0.1
+# The first seed to choose by: those from 0 on, which count, stay fresh.
+TUNING_SEED = 100
 
 
-def expand(table, rows=None, methods=None, seeds=None, tune=None, **options):
+def expand(table, rows=None, methods=None, seeds=None, tune=None, tuned=None, **options):
     """The runs of a grid.
 
     Args:
         table: Name of a table or figure.
         rows: Names of rows. Defaults to `None`, all.
         methods: Names of methods. Defaults to `None`, all that a row has; with `tune` those that it chooses for.
-        seeds: Int, how many seeds, from 0 on. Defaults to `None`, as many as the paper.
+        seeds: Int, how many seeds, from 0 on, or with `tune` from `TUNING_SEED` on. Defaults to `None`, as many as the
+            paper.
         tune: Key of `TUNE`, to train every value of it on nine tenths of the training set. Defaults to `None`.
+        tuned: Folder of results, to take for each method with a rule the ρ that `tune="rho"` found there. Defaults to
+            `None`, the recipe's.
         **options: Further fields of every `Run`.
 
     Returns:
         List of `Run`s.
+
+    Raises:
+        ValueError: If nothing was tuned in that folder.
     """
     known = recipes.module(table).ROWS
     runs = []
     for name in rows or known:
         row = known[name]
-        for method, seed in itertools.product(methods or _methods(row, tune), range(seeds or row.num_seeds)):
-            run = Run(table=table, row=name, method=method, seed=seed, **options)
-            variants = TUNE[tune] if tune else [{}]
-            held_out = {"held_out": HELD_OUT} if tune and not row.held_out else {}
-            runs += [dataclasses.replace(run, **variant, **held_out) for variant in variants]
+        first = TUNING_SEED if tune else 0
+        variants = TUNE[tune](row) if tune else [{}]
+        held_out = {"held_out": recipes.HELD_OUT} if tune and not row.held_out else {}
+        for method in methods or _methods(row, tune):
+            run = Run(table=table, row=name, method=method, **options, **held_out)
+            if tuned and row.methods[method].rule:
+                run = dataclasses.replace(run, rho=best_rho(run, row, tuned))
+            for seed in range(first, first + (seeds or row.num_seeds)):
+                runs += [dataclasses.replace(run, seed=seed, **variant) for variant in variants]
     return runs
+
+
+def best_rho(run, row, output):
+    """The ρ with the lowest mean validation error over the seeds that `tune="rho"` has trained.
+
+    Raises:
+        ValueError: If there are none, or not as many for each ρ.
+    """
+    held_out, errors = None if row.held_out else recipes.HELD_OUT, {}
+    for rho in row.rhos:
+        folder = dataclasses.replace(run, rho=rho, held_out=held_out).path(output).parent
+        paths = [p for p in folder.glob("seed-*.json") if int(p.stem.removeprefix("seed-")) >= TUNING_SEED]
+        errors[rho] = [json.loads(path.read_text())["result"]["validation_error"] for path in sorted(paths)]
+    counts = {len(values) for values in errors.values()}
+    if counts != {max(counts)} or not max(counts):
+        raise ValueError(
+            f"The ρ of {run.method} for {run.table} {run.row} is not tuned in {output}: expected as many seeds of each "
+            f"of {list(row.rhos)}, found {[len(values) for values in errors.values()]}. First run "
+            f"`keras-sam grid {run.table} --row {run.row} --method {run.method} --tune rho`."
+        )
+    return min(errors, key=lambda rho: sum(errors[rho]))
 
 
 def _methods(row, tune):

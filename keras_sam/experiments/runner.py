@@ -72,6 +72,8 @@ class Run:
         if self.rho is not None:
             rule = type(method.rule).from_config({**method.rule.get_config(), "rho": self.rho})
             method = dataclasses.replace(method, rule=rule)
+        if method.stop_early and not row.held_out:
+            row = dataclasses.replace(row, held_out=recipes.HELD_OUT)
         if self.smoke:
             return _reduced(row), method
         if row.fine_tune:
@@ -116,6 +118,7 @@ def run(run, output, data_dir=None, download=False):
             row.data,
             seed=run.seed,
             validation=row.held_out,
+            num_examples=row.num_examples,
             noise=row.noise,
             data_dir=data_dir,
             download=download,
@@ -134,11 +137,15 @@ def run(run, output, data_dir=None, download=False):
             if method.bootstrap:
                 relabelled = training.relabelled(model, row, splits)
                 model, history = training.train(row, method, relabelled, SECOND_SEED + run.seed, work / "second")
+            if method.stop_early:
+                result = training.stopped_early(model, row, method, splits, history, work / "first")
+            else:
+                result = training.result(history, "validation" if row.held_out else "test")
         finally:
             keras.config.set_dtype_policy("float32")
     content = {
         "settings": settings,
-        "result": training.result(history, "validation" if row.held_out else "test"),
+        "result": result,
         "history": history,
         "seconds": round(time.monotonic() - started, 1),
         **results.provenance(),
@@ -149,6 +156,7 @@ def run(run, output, data_dir=None, download=False):
     results.write_json(path, content)
     for stage in ("first", "second"):
         Checkpoint(work / stage).delete()
+    (work / "first" / training.BEST).unlink(missing_ok=True)
     return content
 
 

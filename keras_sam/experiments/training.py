@@ -12,6 +12,8 @@ from keras_sam.experiments.data import pipelines
 from keras_sam.experiments.models import NETWORKS
 from keras_sam.experiments.models.frozen_statistics import freeze_statistics
 
+# The weights of the epoch with the best validation accuracy.
+BEST = "best.weights.h5"
 # How many batches of an epoch the measures are taken on.
 MEASURED_BATCHES = 8
 
@@ -39,6 +41,10 @@ def train(row, method, splits, seed, folder):
         first = training_data(row, method, splits, seed).take(MEASURED_BATCHES)
         arrays = tuple(np.concatenate(part) for part in zip(*first.as_numpy_iterator()))
         callbacks.append(InnerMaximization(arrays, method.rule, row.measures, row.batch_size))
+    if method.stop_early:
+        best = max(checkpoint.history.get("val_accuracy", []), default=None)
+        options = {"monitor": "val_accuracy", "mode": "max", "save_best_only": True, "save_weights_only": True}
+        callbacks.append(keras.callbacks.ModelCheckpoint(folder / BEST, initial_value_threshold=best, **options))
     model.fit(
         training,
         epochs=epochs,
@@ -113,6 +119,16 @@ def relabelled(model, row, splits):
     images = pipelines.evaluation(splits, splits.train, row.batch_size, image_size=row.image_size)
     logits = model.predict(images, verbose=0)
     return splits._replace(train=splits.train._replace(y=np.argmax(logits, -1)))
+
+
+def stopped_early(model, row, method, splits, history, folder):
+    """The numbers, by the names of the recipes, of the epoch with the best validation accuracy, on the test set."""
+    model.load_weights(folder / BEST)
+    data = evaluation_data(row, method, splits._replace(validation=None))
+    accuracy = model.evaluate(data, verbose=0, return_dict=True)["accuracy"]
+    best = int(np.argmax(history["val_accuracy"]))
+    numbers = {"validation_error": 1 - history["val_accuracy"][best], "train_accuracy": history["accuracy"][best]}
+    return {"test_error": 1 - accuracy, "test_accuracy": accuracy, "stopped_at_epoch": best + 1, **numbers}
 
 
 def result(history, part):

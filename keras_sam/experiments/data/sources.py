@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_sam.experiments.data import digits, fashion_mnist, folders, from_tfds
-from keras_sam.experiments.data.splits import Data, Split, Stream, hold_out, with_symmetric_noise
+from keras_sam.experiments.data.splits import Data, Split, Stream, draw, hold_out, with_symmetric_noise
 
-# Keeps what is held out apart from which labels are wrong.
-HELD_OUT = 1
+# Keep what is held out, and what is drawn, apart from which labels are wrong.
+HELD_OUT, DRAWN = 1, 2
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR100_STATISTICS = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
@@ -62,7 +62,18 @@ SOURCES = {
 }
 
 
-def load(name, *, seed=0, validation=0.0, noise=0.0, folder=None, data_dir=None, download=False, stand_in=False):
+def load(
+    name,
+    *,
+    seed=0,
+    validation=0.0,
+    num_examples=None,
+    noise=0.0,
+    folder=None,
+    data_dir=None,
+    download=False,
+    stand_in=False,
+):
     """A data set, with a part of the training set held out, and wrong labels in the rest of it.
 
     Sets of images of one size are uint8 arrays. The others stay files until a pipeline decodes them. They come from
@@ -73,7 +84,8 @@ def load(name, *, seed=0, validation=0.0, noise=0.0, folder=None, data_dir=None,
         name: Key of `SOURCES`.
         seed: Int, of what is held out and of the wrong labels. Defaults to `0`.
         validation: Float in [0, 1), the share of the training set to hold out, with clean labels. Defaults to `0.0`.
-        noise: Float in [0, 1], the share of the other training labels that are drawn anew. Defaults to `0.0`.
+        num_examples: Int, how many of the others are drawn to train on. Defaults to `None`, all.
+        noise: Float in [0, 1], the share of the training labels that are drawn anew. Defaults to `0.0`.
         folder: Where to read the set instead: a folder as `folders` describes it, for `fashion_mnist` one with the
             four published files. Defaults to `None`.
         data_dir: Folder of all of TFDS's sets, and of the folders of images. Defaults to `None`, TFDS's own.
@@ -104,6 +116,8 @@ def load(name, *, seed=0, validation=0.0, noise=0.0, folder=None, data_dir=None,
     else:
         train, test = _from_tfds(source, data_dir, download)
     train, validation = hold_out(train, validation, [seed, HELD_OUT])
+    if num_examples and not stand_in:
+        train = draw(train, num_examples, [seed, DRAWN])
     if noise and isinstance(train, Stream):
         raise ValueError(f"Received `noise={noise}` for {name}; expected 0 where labels are read with the images.")
     if noise:

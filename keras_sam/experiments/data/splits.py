@@ -82,6 +82,21 @@ def hold_out(split, share, seed):
     return part(~is_held_out), part(is_held_out)
 
 
+def draw(split, count, seed):
+    """So many examples of a `Split`, drawn by the seed.
+
+    Raises:
+        ValueError: If there are not so many, or if they are a `Stream`.
+    """
+    if isinstance(split, Stream) or not 0 < count <= len(split.y):
+        raise ValueError(
+            f"Received `num_examples={count}` for a {type(split).__name__} of {num_examples(split)} training images; "
+            "expected at most as many, of a set whose images are arrays or paths."
+        )
+    chosen = np.random.default_rng(seed).permutation(len(split.y))[:count]
+    return Split(split.x[chosen], split.y[chosen])
+
+
 def with_symmetric_noise(labels, noise, num_classes, seed):
     """Labels of which a share, rounded to whole examples, is drawn anew from all classes, the right one included.
 
