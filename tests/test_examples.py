@@ -4,6 +4,7 @@ import json
 import pathlib
 import runpy
 
+import numpy as np
 import pytest
 from conftest import BACKEND, required
 
@@ -85,3 +86,25 @@ def test_m_sharpness_is_scored(tmp_path, monkeypatch):
     assert len(content["models"]) == 16
     assert all(0 <= value <= 1 for _, values in scores.values() for value in values)
     assert (tmp_path / "predict_generalization.png").exists()
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend")
+@pytest.mark.usefixtures("eager_functions")
+def test_efficientnet_is_fine_tuned(tmp_path, monkeypatch):
+    from keras_sam.experiments.data import fashion_mnist
+    from keras_sam.experiments.data.splits import Split
+
+    random = np.random.default_rng(0)
+    split = Split(random.random((8, 28, 28, 1), "float32"), random.integers(0, 10, 8))
+    monkeypatch.setattr(fashion_mnist, "load", lambda noise, seed, count: (split, split, split))
+    main = runpy.run_path(str(EXAMPLES / "finetune_efficientnet.py"))["main"]
+    arguments = ["--images", "8", "--size", "32", "--epochs", "1", "--seeds", "1", "--rho", "0.1", "0.2"]
+    arguments += ["--output", str(tmp_path), "--noise", "0.4"]
+    found = main(arguments, weights=None, width=0.25, depth=0.25)
+    content = json.loads((tmp_path / "finetune_efficientnet_noise_0.4.json").read_text())
+    validation = {rho: content["runs"][f"SAM, rho={rho:g} | seed=100"]["validation"] for rho in (0.1, 0.2)}
+    (best,) = set(found) - {None}
+    assert validation[best] == max(validation.values())
+    assert len(content["runs"]) == 4
+    # What is there is not trained again.
+    assert main(arguments, weights="none of these") == found
