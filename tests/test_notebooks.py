@@ -1,0 +1,61 @@
+"""The notebooks run from their first cell to their last, in smoke mode; without what they need they say what to do."""
+
+import json
+import pathlib
+
+import keras
+import pytest
+from conftest import BACKEND, required
+
+EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples"
+# On the backend that they are for.
+NOTEBOOKS = {
+    "tensorflow": ["finetune_efficientnet", "sharpness", "text"],
+    "jax": ["colab_tpu"],
+    "torch": ["text"],
+}[BACKEND]
+
+
+def cells(name):
+    """The code of each cell, without what is for a notebook's own shell."""
+    notebook = json.loads((EXAMPLES / f"{name}.ipynb").read_text())
+    sources = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return ["\n".join(line for line in source.splitlines() if not line.startswith("%")) for source in sources]
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path):
+    """What a notebook sets for its whole process is taken back."""
+    required("matplotlib").use("agg")
+    monkeypatch.setenv("KERAS_BACKEND", BACKEND)
+    monkeypatch.chdir(tmp_path)
+    yield monkeypatch
+    keras.config.set_dtype_policy("float32")
+    if BACKEND == "jax":
+        keras.distribution.set_distribution(None)
+
+
+@pytest.mark.usefixtures("eager_functions")
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_runs(name, alone):
+    alone.setenv("KERAS_SAM_SMOKE", "1")
+    scope = {}
+    for cell in cells(name):
+        exec(cell, scope)
+    if name == "sharpness":
+        assert set(scope["surfaces"]) == {"SGD", "SAM"}
+    else:
+        history = getattr(scope["history"], "history", scope["history"])
+        assert set(history) >= {"loss", "sharpness", "val_loss"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("colab_tpu", "This runtime has no TPU.*Change runtime type"), ("finetune_efficientnet", "There is no folder")],
+)
+def test_the_first_cell_says_what_is_missing(name, message, alone):
+    if name not in NOTEBOOKS:
+        pytest.skip("of another backend")
+    alone.delenv("KERAS_SAM_SMOKE", raising=False)
+    with pytest.raises((RuntimeError, FileNotFoundError), match=message):
+        exec(cells(name)[0], {})
