@@ -71,32 +71,6 @@ def test_rematerialized_layers_train_as_others_do():
     assert_same(model, expected)
 
 
-@on_jax
-@pytest.mark.parametrize(
-    "rule",
-    [
-        keras_sam.SAM(m="global"),
-        keras_sam.GSAM(m="global"),
-        keras_sam.FriendlySAM(m="global"),
-        keras_sam.LookSAM(k=2, m="global"),
-        keras_sam.MSAM(),
-    ],
-    ids=repr,
-)
-def test_a_distribution_over_devices_has_to_ask_for_one_epsilon(rule):
-    expected = made(rule)
-    expected.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
-    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=keras.distribution.list_devices()))
-    try:
-        with pytest.raises(ValueError, match=r"DataParallel on several devices.*expected `m='global'`"):
-            made()
-        model = made(rule)
-        model.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
-    finally:
-        keras.distribution.set_distribution(None)
-    assert_same(model, expected)
-
-
 @on_torch
 def test_a_wrapped_module_is_refused_by_name():
     import torch

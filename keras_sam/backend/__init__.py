@@ -7,8 +7,10 @@ import keras
 SUPPORTED = ("tensorflow", "jax", "torch")
 __all__ = [
     "check_model",
+    "check_together",
     "compiled",
     "cond",
+    "fitting",
     "hessian_vector_product",
     "loop",
     "random_state_kept",
@@ -34,8 +36,10 @@ else:
     _chosen = types.SimpleNamespace(**dict.fromkeys(__all__, _unsupported))
 
 check_model = _chosen.check_model
+check_together = _chosen.check_together
 compiled = _chosen.compiled
 cond = _chosen.cond
+fitting = _chosen.fitting
 hessian_vector_product = _chosen.hessian_vector_product
 loop = _chosen.loop
 random_state_kept = _chosen.random_state_kept

@@ -8,6 +8,8 @@ from keras import ops
 
 from keras_sam.backend import rule_state
 from keras_sam.backend.jax_convolutions import in_standard_layout
+from keras_sam.backend.jax_devices import data_axis, sam_gradient_of_devices
+from keras_sam.backend.jax_processes import check_batches, check_devices, check_processes, uneven
 from keras_sam.backend.passes import Batch, check_weights, loss_scale
 from keras_sam.backend.step import sam_gradient, step_of, track
 
@@ -63,15 +65,26 @@ def check_model(model):
     """Raise a `ValueError` for a model that SAM would train wrongly on this backend."""
     if model.built:
         check_weights(model)
-    distribution = keras.distribution.distribution()
-    several = distribution is not None and distribution.device_mesh.devices.size > 1
-    # Without a pass at w, ε comes from the optimizer, which is the same everywhere.
-    if several and model.sam.m != "global" and model.sam.has_clean_pass:
-        raise ValueError(
-            f"Received `sam={model.sam!r}` under {type(distribution).__name__} on several devices. There Keras "
-            "computes one loss over all of them on the JAX backend, so that all examples share one ε̂; expected "
-            "`m='global'`, which says so."
-        )
+    check_devices(model)
+
+
+@contextlib.contextmanager
+def fitting(arguments):
+    """A context manager around `fit` with these arguments, a dict: says what to do about batches of a wrong size."""
+    check_batches(**arguments)
+    try:
+        yield
+    except ValueError as error:
+        if type(error).__name__ != "IndivisibleError":
+            raise
+        raise ValueError(f"{uneven(len(jax.local_devices()))} {error}") from error
+
+
+def check_together(model):
+    """Raise a `ValueError` before training for devices or processes that cannot train the model together."""
+    check_devices(model)
+    if jax.process_count() > 1:
+        check_processes(model)
 
 
 def train_step(model, sharpness, state, data):
@@ -93,14 +106,18 @@ def train_step(model, sharpness, state, data):
     with keras.StatelessScope(zip(optimizer.variables, optimizer_values)):
         step, scale = step_of(model), loss_scale(optimizer)
     beside = [*zip(model.non_trainable_variables, others), *zip(model.metrics_variables, metrics)]
-    result = sam_gradient(model, weights, batch, step, beside, scale)
+    axis = data_axis(model.sam)
+    if axis is None:
+        result, seen = sam_gradient(model, weights, batch, step, beside, scale), None
+    else:
+        result, seen = sam_gradient_of_devices(*axis, model, weights, batch, step, beside, scale)
     weights, optimizer_values = optimizer.stateless_apply(optimizer_values, result.gradient, weights)
     with keras.StatelessScope(zip(optimizer.variables, optimizer_values)) as scope:
         for variable, value in rule_state.updates(model, result.state, scale):
             variable.assign(value)
     optimizer_values = [scope.get_current_value(v) for v in optimizer.variables]
     with keras.StatelessScope([*beside, *result.updates]) as scope:
-        logs = track(model, sharpness, result, batch, step)
+        logs = track(model, sharpness, result, batch, step, seen)
     others = [scope.get_current_value(v) for v in model.non_trainable_variables]
     metrics = [scope.get_current_value(v) for v in model.metrics_variables]
     return logs, (weights, others, optimizer_values, metrics)

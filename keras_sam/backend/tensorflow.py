@@ -97,6 +97,15 @@ def check_model(model):
         )
 
 
+def fitting(arguments):
+    """A context manager around `fit` with these arguments, a dict."""
+    return contextlib.nullcontext()
+
+
+def check_together(model):
+    """Raise a `ValueError` before training for devices or processes that cannot train the model together."""
+
+
 def train_step(model, sharpness, data):
     """One step of `fit` on this replica's share of the batch; the optimizer averages over replicas, once.
 

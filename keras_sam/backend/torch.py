@@ -115,6 +115,15 @@ def check_model(model):
         raise ValueError(MISSED_WEIGHTS.format(names=", ".join(f"`{layer.name}`" for layer in wrapped)))
 
 
+def fitting(arguments):
+    """A context manager around `fit` with these arguments, a dict."""
+    return contextlib.nullcontext()
+
+
+def check_together(model):
+    """Raise a `ValueError` before training for devices or processes that cannot train the model together."""
+
+
 def train_step(model, sharpness, data):
     """One step of `fit`.
 
