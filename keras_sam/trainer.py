@@ -1,7 +1,6 @@
 """SAMTrainer: the compile option `sam`, for any Keras model class."""
 
 import contextlib
-import inspect
 import types
 
 import keras
@@ -10,7 +9,7 @@ from keras_sam import backend, rules
 from keras_sam.backend import keras_private, rule_state
 
 
-class SAMTrainer:
+class SAMTrainer(backend.Trainer):
     """Mixin that gives a Keras model class the compile option `sam`.
 
     ```
@@ -66,16 +65,9 @@ class SAMTrainer:
         metric = keras.metrics.Mean(name="sharpness") if active and rule.has_clean_pass else None
         self._sharpness = types.SimpleNamespace(metric=metric, hidden=False)
 
-    def fit(self, *args, **kwargs):
-        if not self._is_active():
-            return super().fit(*args, **kwargs)
-        with backend.fitting(inspect.signature(super().fit).bind(*args, **kwargs).arguments):
-            return super().fit(*args, **kwargs)
-
     def make_train_function(self, *args, **kwargs):
         if self.built and self._is_active():
             rule_state.create(self)
-            backend.check_together(self)
         return super().make_train_function(*args, **kwargs)
 
     def train_step(self, *args):

@@ -6,12 +6,12 @@ import keras
 
 SUPPORTED = ("tensorflow", "jax", "torch")
 __all__ = [
+    "Trainer",
     "check_model",
-    "check_together",
     "compiled",
     "cond",
-    "fitting",
     "hessian_vector_product",
+    "is_chief",
     "loop",
     "random_state_kept",
     "train_step",
@@ -33,14 +33,14 @@ else:
             "`sam=None`."
         )
 
-    _chosen = types.SimpleNamespace(**dict.fromkeys(__all__, _unsupported))
+    _chosen = types.SimpleNamespace(**{**dict.fromkeys(__all__, _unsupported), "Trainer": object})
 
+Trainer = _chosen.Trainer
 check_model = _chosen.check_model
-check_together = _chosen.check_together
 compiled = _chosen.compiled
 cond = _chosen.cond
-fitting = _chosen.fitting
 hessian_vector_product = _chosen.hessian_vector_product
+is_chief = _chosen.is_chief
 loop = _chosen.loop
 random_state_kept = _chosen.random_state_kept
 train_step = _chosen.train_step

@@ -9,9 +9,11 @@ from keras import ops
 from keras_sam.backend import rule_state
 from keras_sam.backend.jax_convolutions import in_standard_layout
 from keras_sam.backend.jax_devices import data_axis, sam_gradient_of_devices
-from keras_sam.backend.jax_processes import check_batches, check_devices, check_processes, uneven
+from keras_sam.backend.jax_trainer import Trainer, check_devices, is_chief
 from keras_sam.backend.passes import Batch, check_weights, loss_scale
 from keras_sam.backend.step import sam_gradient, step_of, track
+
+__all__ = ["Trainer", "is_chief"]
 
 
 def value_and_grad(function, has_aux=False):
@@ -66,25 +68,6 @@ def check_model(model):
     if model.built:
         check_weights(model)
     check_devices(model)
-
-
-@contextlib.contextmanager
-def fitting(arguments):
-    """A context manager around `fit` with these arguments, a dict: says what to do about batches of a wrong size."""
-    check_batches(**arguments)
-    try:
-        yield
-    except ValueError as error:
-        if type(error).__name__ != "IndivisibleError":
-            raise
-        raise ValueError(f"{uneven(len(jax.local_devices()))} {error}") from error
-
-
-def check_together(model):
-    """Raise a `ValueError` before training for devices or processes that cannot train the model together."""
-    check_devices(model)
-    if jax.process_count() > 1:
-        check_processes(model)
 
 
 def train_step(model, sharpness, state, data):

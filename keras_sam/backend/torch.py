@@ -115,13 +115,13 @@ def check_model(model):
         raise ValueError(MISSED_WEIGHTS.format(names=", ".join(f"`{layer.name}`" for layer in wrapped)))
 
 
-def fitting(arguments):
-    """A context manager around `fit` with these arguments, a dict."""
-    return contextlib.nullcontext()
+def is_chief(model):
+    """Whether this process is the one that writes files for all."""
+    return True
 
 
-def check_together(model):
-    """Raise a `ValueError` before training for devices or processes that cannot train the model together."""
+class Trainer:
+    """Mixin of `SAMTrainer`."""
 
 
 def train_step(model, sharpness, data):

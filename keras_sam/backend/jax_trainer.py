@@ -1,5 +1,7 @@
-"""What the devices and the processes of a JAX program have to agree on before they train a model together."""
+"""`fit` on several devices or processes of `keras.distribution`: what cannot be trained is refused before it begins."""
 
+import contextlib
+import inspect
 import json
 import math
 import zlib
@@ -8,6 +10,56 @@ import jax
 import keras
 import numpy as np
 from jax.experimental import multihost_utils
+
+
+class Trainer:
+    """Mixin of `SAMTrainer`: what Keras leaves to be found out in the first step, or in the last one of an epoch."""
+
+    def fit(self, *args, **kwargs):
+        if not self._is_active():
+            return super().fit(*args, **kwargs)
+        _check_batches(**inspect.signature(super().fit).bind(*args, **kwargs).arguments)
+        try:
+            return super().fit(*args, **kwargs)
+        except ValueError as error:
+            if type(error).__name__ != "IndivisibleError":
+                raise
+            raise ValueError(f"{_uneven(len(jax.local_devices()))} {error}") from error
+
+    def make_train_function(self, *args, **kwargs):
+        if self._is_active():
+            check_devices(self)
+            if jax.process_count() > 1:
+                _check_processes(self)
+        return super().make_train_function(*args, **kwargs)
+
+    def save(self, *args, **kwargs):
+        """As in `keras.Model`; of several processes the first one writes for all."""
+        if is_chief(self):
+            with _alone():
+                super().save(*args, **kwargs)
+
+    def save_weights(self, *args, **kwargs):
+        """As in `keras.Model`; of several processes the first one writes for all."""
+        if is_chief(self):
+            with _alone():
+                super().save_weights(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _alone():
+    """Keras makes variables while it saves, for which processes under a distribution would wait for each other."""
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(distribution if jax.process_count() == 1 else None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
+
+
+def is_chief(model):
+    """Whether this process is the one that writes files for all."""
+    return jax.process_index() == 0
 
 
 def check_devices(model):
@@ -33,7 +85,7 @@ def check_devices(model):
             )
 
 
-def check_batches(x=None, batch_size=None, validation_split=0.0, steps_per_epoch=None, **_):
+def _check_batches(x=None, batch_size=None, validation_split=0.0, steps_per_epoch=None, **_):
     """Raise a `ValueError` for arrays that `fit` would cut into batches which the devices cannot share evenly."""
     distribution, arrays = keras.distribution.distribution(), keras.tree.flatten(x)
     if distribution is None or not arrays or not hasattr(arrays[0], "shape"):
@@ -44,12 +96,12 @@ def check_batches(x=None, batch_size=None, validation_split=0.0, steps_per_epoch
     for rows in (min(batch_size, size), last):
         if rows % num_devices:
             raise ValueError(
-                f"{uneven(num_devices)} Received {size} examples and `batch_size={batch_size}`, which makes a batch of "
-                f"{rows}."
+                f"{_uneven(num_devices)} Received {size} examples and `batch_size={batch_size}`, which makes a batch "
+                f"of {rows}."
             )
 
 
-def uneven(num_devices):
+def _uneven(num_devices):
     return (
         f"A batch has to be a multiple of {num_devices}, the number of devices of this process that share it. Choose "
         "such a `batch_size`, and leave out the last examples (`dataset.batch(…, drop_remainder=True)`, `x[:n]`) or "
@@ -57,7 +109,7 @@ def uneven(num_devices):
     )
 
 
-def check_processes(model):
+def _check_processes(model):
     """Raise a `ValueError` on every process if they differ in the rule or in the values of the variables."""
     rule = json.dumps(keras.saving.serialize_keras_object(model.sam), sort_keys=True)
     weights = 0
