@@ -36,20 +36,23 @@ class Trainer:
     def save(self, *args, **kwargs):
         """As in `keras.Model`; of several processes the first one writes for all."""
         if is_chief(self):
-            with _alone():
+            with _writing(self):
                 super().save(*args, **kwargs)
 
     def save_weights(self, *args, **kwargs):
         """As in `keras.Model`; of several processes the first one writes for all."""
         if is_chief(self):
-            with _alone():
+            with _writing(self):
                 super().save_weights(*args, **kwargs)
 
 
 @contextlib.contextmanager
-def _alone():
-    """Keras makes variables while it saves, for which processes under a distribution would wait for each other."""
+def _writing(model):
+    """A context in which the first of several processes writes a file on its own."""
+    # What a lost process has left undone comes to light here, where it breaks no file that is there already.
+    jax.block_until_ready([v.value for v in model.variables])
     distribution = keras.distribution.distribution()
+    # Keras makes variables while it saves; under a distribution the processes would wait for each other.
     keras.distribution.set_distribution(distribution if jax.process_count() == 1 else None)
     try:
         yield
