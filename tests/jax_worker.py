@@ -105,4 +105,6 @@ def main(task, folder, port=None, process=0, heartbeat=10, number=None):
 
 
 if __name__ == "__main__":
+    # Keras looks at whether data are TensorFlow's, whose import takes longer than all the rest.
+    sys.modules["tensorflow"] = None
     main(**json.loads(sys.argv[1]))
