@@ -9,8 +9,8 @@ XLA's compiler for TPUs makes the program of eight v5e chips (2×4) out of the v
 
 Flops and memory are compared with `keras.Model`. Its collectives are of another kind: Keras averages
 BatchNormalization's statistics over all chips, forward and backward, and XLA adds up its gradients in bfloat16. With
-SAM each chip has its own statistics, and one all-reduce takes all there is, in float32. So collectives are compared with
-MSAM's, whose step is a plain one in that view: a single gradient.
+SAM each chip has its own statistics, and one all-reduce takes all there is, in float32. So collectives are compared
+with MSAM's, whose step is a plain one in that view: a single gradient.
 
 Cost: ResNet-20 about 5 minutes and 2 GB on 2 CPU cores, EfficientNetB0 (`--model efficientnetb0`) three times that.
 Expect SAM at 2.00 times the flops, and one all-reduce. Needs `pip install keras-sam[tpu]`.
