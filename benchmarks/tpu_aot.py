@@ -12,7 +12,7 @@ BatchNormalization's statistics over all chips, forward and backward, and XLA ad
 SAM each chip has its own statistics, and one all-reduce takes all there is, in float32. So collectives are compared
 with MSAM's, whose step is a plain one in that view: a single gradient.
 
-Cost: ResNet-20 about 5 minutes and 2 GB on 2 CPU cores, EfficientNetB0 (`--model efficientnetb0`) three times that.
+Cost: ResNet-20 about 4 CPU minutes and 2 GB, EfficientNetB0 (`--model efficientnetb0`) three times that.
 Expect SAM at 2.00 times the flops, and one all-reduce. Needs `pip install keras-sam[tpu]`.
 """
 
