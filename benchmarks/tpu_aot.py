@@ -23,6 +23,9 @@ import os
 import sys
 import time
 
+if importlib.util.find_spec("libtpu") is None:
+    raise SystemExit("XLA's compiler for TPUs is not installed: `pip install keras-sam[tpu]` (package libtpu).")
+
 # No TPU is looked for, neither on this machine nor in the cloud.
 os.environ |= {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
 os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost"}
@@ -56,8 +59,6 @@ LIMITS = {
 
 def devices():
     """The chips of the slice, as the compiler sees them."""
-    if importlib.util.find_spec("libtpu") is None:
-        raise SystemExit("XLA's compiler for TPUs is not installed: `pip install keras-sam[tpu]` (package libtpu).")
     return topologies.get_topology_desc(TOPOLOGY, platform="tpu").devices
 
 

@@ -1,6 +1,9 @@
 """keras.distribution on JAX: each device an ε̂ of its own, one all-reduce of SAM gradients; weights in shards."""
 
+import importlib.util
+import json
 import pathlib
+import subprocess
 import sys
 
 import jax
@@ -8,16 +11,17 @@ import keras
 import numpy as np
 import pytest
 import reference
+from conftest import required
 from keras import layers
 from oracle import values_of
-
-import keras_sam
-from keras_sam.experiments import strategies
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import compiled
 from resnet import resnet
+
+import keras_sam
+from keras_sam.experiments import strategies
 
 # Of weights about 1 after some steps in float32; one ε̂ for all devices would be at least a hundred times as far away.
 TOLERANCE = 5e-7
@@ -352,6 +356,27 @@ def test_collectives_are_read_off_the_text_of_a_program():
   ROOT %all-gather = pred[16]{0} all-gather(%e), dimensions={0}
 """
     assert compiled.collectives(text) == [("all-reduce", 4 + 24 + 32), ("all-reduce", 40), ("all-gather", 16)]
+
+
+TPU = [sys.executable, str(pathlib.Path(compiled.__file__).with_name("tpu_aot.py"))]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="the compiler for TPUs is installed")
+def test_without_the_compiler_for_tpus_the_benchmark_says_at_once_what_to_install():
+    result = subprocess.run(TPU, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith("XLA's compiler for TPUs is not installed: `pip install keras-sam[tpu]`")
+
+
+@pytest.mark.slow
+def test_the_step_compiled_for_tpus_holds_its_limits(tmp_path):
+    """Two minutes."""
+    required("libtpu")
+    command = [*TPU, "--model", "resnet8", "--check", "--output", tmp_path / "results.json"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert 1.95 < rows["flops"]["ratio"] <= 2.05
 
 
 def test_a_rule_or_a_model_that_the_devices_cannot_train_is_refused_before_the_first_step():

@@ -95,12 +95,14 @@ def test_two_processes_have_an_epsilon_each(restarted):
         assert said["agreement"]["error"] < 5e-7
 
 
-def test_processes_with_different_rules_are_stopped_before_the_first_step(restarted):
+def test_processes_that_disagree_are_stopped_before_the_first_step(restarted):
     for i, said in enumerate(restarted):
-        (message,) = said["agreement"]["messages"]
+        message, of_seeds = said["agreement"]["messages"]
         rule = keras_sam.SAM([0.2, 0.1][i])
         assert message.startswith("The processes [1] train `functional")
         assert f"this is process {i} of 2, with `sam={rule!r}`. Compile with the same rule everywhere" in message
+        # JAX's own, while the model is made.
+        assert "passed to device_put is not the same on each process" in of_seeds
 
 
 def test_the_first_process_writes_for_all(restarted):
