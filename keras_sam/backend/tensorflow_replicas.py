@@ -22,7 +22,8 @@ def share(batch):
     if num_replicas() == 1 or (isinstance(size, int) and not tf.executing_eagerly()):
         return None
     present = tf.cast(tf.greater(size, 0), "float32")
-    return present * num_replicas() / all_reduce(present)
+    # R / R' is rounded in the dtype of what it is multiplied by.
+    return tf.cast(present * num_replicas(), "float64") / tf.cast(all_reduce(present), "float64")
 
 
 def all_reduce(tensors):

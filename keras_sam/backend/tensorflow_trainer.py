@@ -105,23 +105,29 @@ def _over_replicas(model, step):
         # Without an axis: Keras reduces along the first, which scalars of several hosts do not have.
         return keras.tree.map_structure(lambda v: strategy.reduce("MEAN", v, axis=None), logs)
 
-    def next_step(iterator):
-        return one_step(iterator.get_next())
+    # Two functions: a step that asked for data itself would count on and draw seeds also where there are none left.
+    def next_batch(iterator):
+        return iterator.get_next_as_optional()
+
+    def step_on(batch):
+        return one_step(batch.get_value())
 
     if not model.run_eagerly:
         one_step = tf.function(one_step, reduce_retracing=True, jit_compile=model.jit_compile, autograph=False)
-        next_step = tf.function(next_step, reduce_retracing=True, autograph=False)
+        next_batch = tf.function(next_batch, reduce_retracing=True, autograph=False)
+        step_on = tf.function(step_on, reduce_retracing=True, autograph=False)
 
     def function(data):
+        if not isinstance(data, tf.distribute.DistributedIterator):
+            return one_step(next(data))
         logs = None
         for _ in range(model.steps_per_execution):
-            try:
-                distributed = isinstance(data, (tf.data.Iterator, tf.distribute.DistributedIterator))
-                logs = next_step(data) if distributed else one_step(next(data))
-            except (StopIteration, tf.errors.OutOfRangeError):
-                if logs is None:
-                    raise
+            batch = next_batch(data)
+            if not batch.has_value():
                 break
+            logs = step_on(batch)
+        if logs is None:
+            raise StopIteration
         return logs
 
     return function
