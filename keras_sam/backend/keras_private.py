@@ -27,6 +27,7 @@ __all__ = [
     "random_seed",
     "rematerialized",
     "remove_variable",
+    "resume_at",
     "synchronized_variables",
     "torch_wrappers",
     "total_loss",
@@ -48,6 +49,7 @@ ATTRIBUTES = {
     "_compute_loss": "calls `compute_loss` of user classes written before it had a `training` argument",
     "_loss_tracker": "the log `loss` is this metric's, which a train step has to update",
     "_flatten_layers": "finds layers at any depth that need care, or are not built",
+    "_initial_epoch": "where `fit` begins after a callback has read a backup",
     "_remat_mode": "a layer under `keras.RematScope` recomputes its forward pass, on TensorFlow with other weights",
 }
 # What the TensorFlow backend overrides; Keras's other trainers have no such method.
@@ -80,6 +82,10 @@ def batches(data, batch_size):
     arrays = data if isinstance(data, (tuple, list)) else (data,)
     for batch in get_data_adapter(*arrays, batch_size=batch_size).get_numpy_iterator():
         yield keras.utils.unpack_x_y_sample_weight(batch)
+
+
+def resume_at(model, epoch):
+    model._initial_epoch = epoch
 
 
 def track_loss(model, loss, num_examples):
