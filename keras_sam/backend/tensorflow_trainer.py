@@ -9,6 +9,13 @@ import tensorflow as tf
 
 from keras_sam.backend import keras_private
 
+# What TensorFlow raises on the other hosts, some 20 seconds after one of them is gone.
+LOST = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError, tf.errors.CancelledError)
+LOST_HOST = (
+    "A host was lost, or froze: its own log may say why. End what is left of it and start all hosts again; with "
+    "`keras_sam.callbacks.BackupAndRestore` they go on from the last backup."
+)
+
 
 class Trainer:
     """Mixin of `SAMTrainer`: the parts of `fit` and `evaluate` that Keras gets wrong on several replicas or hosts.
@@ -122,10 +129,15 @@ def _over_replicas(model, step):
             return one_step(next(data))
         logs = None
         for _ in range(model.steps_per_execution):
-            batch = next_batch(data)
-            if not batch.has_value():
-                break
-            logs = step_on(batch)
+            try:
+                batch = next_batch(data)
+                if not batch.has_value():
+                    break
+                logs = step_on(batch)
+            except LOST as error:
+                if _has_hosts(strategy):
+                    error.add_note(LOST_HOST)
+                raise
         if logs is None:
             raise StopIteration
         return logs
