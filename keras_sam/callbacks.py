@@ -1,4 +1,4 @@
-"""Callbacks that measure sharpness while a model trains; what they find is in `fit`'s logs."""
+"""Callbacks that measure sharpness while a model trains, in `fit`'s logs; and the one that backs a training up."""
 
 import functools
 import warnings
@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_sam import backend
+from keras_sam.checkpoint import BackupAndRestore as BackupAndRestore
 from keras_sam.rules import SAM
 from keras_sam.rules.norms import dot
 from keras_sam.rules.step import moved

@@ -5,7 +5,7 @@ import types
 
 import keras
 
-from keras_sam import backend, rules
+from keras_sam import backend, checkpoint, rules
 from keras_sam.backend import keras_private, rule_state
 
 
@@ -82,6 +82,14 @@ class SAMTrainer(backend.Trainer):
     def evaluate(self, *args, **kwargs):
         with self._without_sharpness():
             return super().evaluate(*args, **kwargs)
+
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        with checkpoint.replacing(self, filepath, overwrite) as path:
+            return super().save(path, overwrite=overwrite, zipped=zipped, **kwargs)
+
+    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
+        with checkpoint.replacing(self, filepath, overwrite and max_shard_size is None) as path:
+            return super().save_weights(path, overwrite=overwrite, max_shard_size=max_shard_size)
 
     @property
     def metrics(self):

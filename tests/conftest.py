@@ -23,9 +23,10 @@ import pytest  # noqa: E402
 # What is said in terms of TensorFlow, or of no backend at all and long; other backends run the rest.
 TENSORFLOW = ["benchmarks", "demo", "distribution", "other_backends", "traps_tensorflow", "docs", "rules_experiment"]
 TENSORFLOW += ["augmentation", "commands", "data", "grid", "input_pipeline", "pipelines", "recipes"]
-TENSORFLOW += ["analysis", "plots", "report", "runner"]
+TENSORFLOW += ["analysis", "faults", "multi_worker", "plots", "report", "runner"]
 # Of those that TensorFlow runs, the ones that have a process of their own, so that no core is idle at the end.
-APART = ["architectures", "augmentation", "demo", "efficientnet", "feeding", "grid", "networks", "pipelines", "runner"]
+APART = ["architectures", "augmentation", "demo", "efficientnet", "faults", "feeding", "grid", "multi_worker"]
+APART += ["networks", "pipelines", "runner"]
 JAX = ["jax_distribution", "jax_processes"]
 ELSEWHERE = {"tensorflow": JAX, "jax": TENSORFLOW, "torch": TENSORFLOW + JAX}
 collect_ignore = [f"test_{name}.py" for name in ELSEWHERE[BACKEND]]

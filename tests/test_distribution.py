@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 
 import keras
 import numpy as np
@@ -191,15 +192,239 @@ def test_a_schedule_skips_the_second_pass_on_every_replica(mirrored, replicas):
             np.testing.assert_array_equal(copy.numpy(), variable.numpy())
 
 
+def flat(arrays):
+    return np.concatenate([a.ravel() for a in arrays])
+
+
+def gradient_of(x, y, shapes):
+    """The gradient of the tanh net's loss as a function of a flat vector."""
+    cuts = np.cumsum([np.prod(shape) for shape in shapes])[:-1].astype(int)
+
+    def gradient_at(w):
+        weights = [part.reshape(shape) for part, shape in zip(np.split(w, cuts), shapes)]
+        return flat(reference.loss_and_gradient(weights, x, y, 1 / 64)[1])
+
+    return gradient_at
+
+
+IS_BIAS = flat([np.full(shape, len(shape) == 1) for shape in [(3, 4), (4,), (4, 2), (2,)]])
+# A rule, and what it does in step i on a replica: (∇L, w, i, state, momentum) → gradient, new state.
+FAMILY = {
+    "ASAM": (keras_sam.ASAM(0.5), lambda g, w, i, s, v: (reference.asam(g, w, 0.5, 0.01, IS_BIAS), s)),
+    "GSAM": (keras_sam.GSAM(0.1), lambda g, w, i, s, v: (reference.gsam(g, w, 0.1, 0.4), s)),
+    "FriendlySAM": (
+        keras_sam.FriendlySAM(0.1),
+        lambda g, w, i, s, v: reference.friendly_sam(g, w, 0.1, 1.0, 0.9, s),
+    ),
+    "LookSAM": (
+        keras_sam.LookSAM(0.1, k=2),
+        lambda g, w, i, s, v: reference.looksam(g, w, 0.1, 0.1, i % 2 == 0, s),
+    ),
+    "MSAM": (keras_sam.MSAM(0.5), lambda g, w, i, s, v: (reference.msam(g, w, 0.5, v), s)),
+}
+
+
+def trained_by_twin(twin, weights, batches, replicas):
+    """SGD(0.125, momentum=0.75) of the replicas that have examples, in NumPy; `batches` are lists of their shares."""
+    shapes, w = [a.shape for a in weights], flat(weights)
+    state, momentum = None, np.zeros_like(w)
+    for i, shares in enumerate(batches):
+        results = [twin(gradient_of(x, y, shapes), w, i, state, momentum) for x, y in shares]
+        assert 0 < len(results) <= replicas
+        gradients, states = zip(*results)
+        state = None if states[0] is None else np.mean(states, axis=0)
+        momentum = 0.75 * momentum + np.mean(gradients, axis=0)
+        w = w - 0.125 * momentum
+    return w
+
+
+def trained_on_replicas(strategy, rule, x, y, epochs=1, **options):
+    with strategy.scope():
+        model = tanh_net()
+        loss = keras.losses.MeanSquaredError(dtype="float64")
+        model.compile(keras.optimizers.SGD(0.125, momentum=0.75), loss, sam=rule, **options)
+    weights = [v.numpy() for v in model.trainable_variables]
+    model.fit(x, y, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
+    return weights, flat([v.numpy() for v in model.trainable_variables])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("name", "replicas"), [*((name, 2) for name in FAMILY), ("FriendlySAM", 4)])
+def test_every_rule_on_replicas_is_the_mean_of_what_numpy_does_on_each(mirrored, name, replicas):
+    rule, twin = FAMILY[name]
+    x, y = data(40)
+    weights, got = trained_on_replicas(mirrored(replicas), rule, x, y)
+    batches = [
+        list(zip(np.split(x_, replicas), np.split(y_, replicas))) for x_, y_ in zip(np.split(x, 5), np.split(y, 5))
+    ]
+    np.testing.assert_allclose(got, trained_by_twin(twin, weights, batches, replicas), rtol=1e-9, atol=1e-12)
+
+
+def sam_twin(gradient_at, w, *rest):
+    return gradient_at(w + 0.1 * reference.unit(gradient_at(w))), None
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("rule", "twin", "replicas"),
+    [
+        (keras_sam.FriendlySAM(0.1, m=2), FAMILY["FriendlySAM"][1], 4),
+        (keras_sam.SAM(0.1, m="global"), sam_twin, 2),
+    ],
+    ids=repr,
+)
+def test_replicas_without_examples_are_left_out_of_the_average(mirrored, rule, twin, replicas):
+    """The last 5 of 13 examples are 2, 2, 1 and 0 on 4 replicas, the last of 9 is 1 and 0 on 2."""
+    x, y = data(13 if replicas == 4 else 9)
+    weights, got = trained_on_replicas(mirrored(replicas), rule, x, y, epochs=2)
+    cuts = [[0, 2, 4, 6, 8], [8, 10, 12, 13]] if replicas == 4 else [[0, 8], [8, 9]]
+    batches = [[(x[a:b], y[a:b]) for a, b in itertools.pairwise(c)] for c in cuts] * 2
+    np.testing.assert_allclose(got, trained_by_twin(twin, weights, batches, replicas), rtol=1e-9, atol=1e-12)
+
+
+def trained_on_one_row(scope, **options):
+    x, y = (a.astype("float32") for a in data(1))
+    keras.utils.set_random_seed(1)
+    with scope:
+        model = stateful_net(keras_sam.SAMModel)
+        model.compile(keras.optimizers.SGD(0.125, momentum=0.75), "mse", metrics=["mae"], **options)
+    return model, model.fit(x, y, epochs=3, validation_data=(x, y), verbose=0).history
+
+
+def test_a_batch_smaller_than_the_number_of_replicas_trains_as_on_one_device(mirrored):
+    """To the bit, with BatchNormalization, Dropout and a regularizer; the statistics of the idle replica keep still."""
+    with pytest.warns(UserWarning, match="leaves 1 of 2 replicas without examples") as record:
+        replicated, logs = trained_on_one_row(mirrored(2).scope())
+    assert sum("without examples" in str(warning.message) for warning in record) == 1
+    alone, logs_alone = trained_on_one_row(contextlib.nullcontext(), run_eagerly=True)
+    for got, want in zip(replicated.variables, alone.variables, strict=True):
+        np.testing.assert_array_equal(got.numpy(), want.numpy(), err_msg=want.path)
+    assert {name: logs[name] for name in ("loss", "mae", "sharpness")} == {
+        name: logs_alone[name] for name in ("loss", "mae", "sharpness")
+    }
+    for variable in replicated.layers[2].non_trainable_variables:
+        busy, idle = (copy.numpy() for copy in mirrored(2).experimental_local_results(variable.value))
+        np.testing.assert_array_equal(idle, np.full(8, "variance" in variable.path))
+        assert np.abs(busy - idle).max() > 1e-3
+    for variable in replicated.trainable_variables:
+        copies = mirrored(2).experimental_local_results(variable.value)
+        np.testing.assert_array_equal(copies[0].numpy(), copies[1].numpy())
+
+
+class Overflow(layers.Layer):
+    """Infinite in the examples that are marked, in the pass at w or in the other."""
+
+    def call(self, x):
+        mark = 1.0 if keras_sam.in_ascent() else 2.0
+        return x * keras.ops.where(keras.ops.equal(x[:, :1], mark), float("inf"), 1.0)
+
+
 @pytest.mark.parametrize("replicas", [2, 4])
-def test_mixed_float16_trains_on_several_replicas(mirrored, replicas):
+def test_an_overflow_on_any_replica_in_either_pass_skips_the_step_on_all(mirrored, replicas):
+    """The last replica overflows in steps 1 (the pass at w) and 2 (the pass at w + ε̂) of 0 … 3."""
     x, y = (a.astype("float32") for a in data(32))
+    x[:, 0] = 0
+    x[15, 0], x[23, 0] = 1.0, 2.0
     with mirrored(replicas).scope():
         inputs = keras.Input((3,))
-        hidden = layers.Dense(8, "tanh", dtype="mixed_float16")(inputs)
+        hidden = layers.Dense(8, "tanh", dtype="mixed_float16")(Overflow()(inputs))
         model = keras_sam.SAMModel(inputs, layers.Dense(2, dtype="float32")(hidden))
-        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
-        model.compile(optimizer, "mse")
-    history = model.fit(x, y, batch_size=8, epochs=3, verbose=0).history
-    assert history["loss"][-1] < history["loss"][0]
-    assert optimizer.iterations.numpy() == 12
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1, momentum=0.9), initial_scale=1024.0)
+        model.compile(optimizer, "mse", sam=keras_sam.FriendlySAM(0.1))
+    seen = []
+
+    def look(batch, logs):
+        kept = [v for v in [*model.trainable_variables, *optimizer.variables] if v.name != "step_counter"]
+        copies = [[c.numpy() for c in mirrored(replicas).experimental_local_results(v.value)] for v in kept]
+        state = [c for v, c in zip(kept, copies) if v.name != "dynamic_scale"]
+        seen.append((optimizer.dynamic_scale.numpy(), optimizer.iterations.numpy(), state))
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=look)
+    model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[callback])
+    scales, iterations, states = zip(*seen)
+    assert scales == (1024, 512, 256, 256)
+    assert iterations == (1, 1, 1, 2)
+    keras.tree.map_structure(np.testing.assert_array_equal, states[0], states[1])
+    keras.tree.map_structure(np.testing.assert_array_equal, states[0], states[2])
+    for copies in states[3]:
+        assert np.isfinite(copies[0]).all()
+        np.testing.assert_array_equal(copies, [copies[0]] * replicas)
+    assert sum(np.abs(after[0] - before[0]).max() > 0 for before, after in zip(states[2], states[3])) >= 12
+
+
+def test_synchronized_statistics_and_one_epsilon_are_one_device(mirrored):
+    """The last batch of one example leaves a replica idle, whose statistics follow the others'."""
+    x, y = (a.astype("float32") for a in data(9))
+
+    def trained(scope, synchronized, m):
+        keras.utils.set_random_seed(1)
+        with scope:
+            inputs = keras.Input((3,))
+            hidden = layers.BatchNormalization(synchronized=synchronized)(layers.Dense(8, "tanh")(inputs))
+            model = keras_sam.SAMModel(inputs, layers.Dense(2)(hidden))
+            model.compile(keras.optimizers.SGD(0.125, momentum=0.75), "mse", sam=keras_sam.SAM(0.1, m=m))
+        model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+        return model
+
+    replicated = trained(mirrored(2).scope(), True, "global")
+    for got, want in zip(replicated.variables, trained(contextlib.nullcontext(), False, None).variables, strict=True):
+        for copy in mirrored(2).experimental_local_results(got.value):
+            np.testing.assert_allclose(copy.numpy(), want.numpy(), rtol=1e-5, atol=1e-6, err_msg=want.path)
+
+
+def test_micro_batches_cannot_wait_for_the_statistics_of_other_replicas(mirrored):
+    with mirrored(2).scope():
+        inputs = keras.Input((3,))
+        model = keras_sam.SAMModel(inputs, layers.BatchNormalization(synchronized=True)(inputs))
+        with pytest.raises(ValueError, match=r"SAM\(rho=0.05, m=2\).* under MirroredStrategy with 2 replicas"):
+            model.compile("sgd", "mse", sam=keras_sam.SAM(m=2))
+
+
+def steps_executed(mirrored, steps_per_execution, rows=25, **options):
+    x, y = (a.astype("float32") for a in data(rows))
+    keras.utils.set_random_seed(1)
+    with mirrored(2).scope():
+        model = stateful_net(keras_sam.SAMModel)
+        optimizer = keras.optimizers.Adam(0.01)
+        model.compile(optimizer, "mse", metrics=["mae"], steps_per_execution=steps_per_execution, **options)
+    # An unknown number of batches: Keras goes on until there is none.
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(4).filter(lambda *batch: True)
+    history = model.fit(batches, validation_data=(x, y), verbose=0).history
+    return model, history
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data", "ignore:`shuffle=True` was passed")
+@pytest.mark.parametrize(("sam", "several", "rows"), [("sam", [2, 3], 25), (None, [3], 26)])
+def test_steps_per_execution_changes_no_number(mirrored, sam, several, rows):
+    """7 steps, which neither 2 nor 3 divide; with SAM the last leaves a replica idle."""
+    want, logs = steps_executed(mirrored, 1, rows, sam=sam)
+    for steps_per_execution in several:
+        got, logs_of_several = steps_executed(mirrored, steps_per_execution, rows, sam=sam)
+        assert logs_of_several == logs
+        for a, b in zip(got.variables, want.variables, strict=True):
+            np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
+
+
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
+def test_after_500_steps_the_replicas_are_equal_to_the_bit(mirrored):
+    dataset = tf.data.Dataset.from_tensor_slices(tuple(a.astype("float32") for a in data(28))).batch(4).repeat()
+    with mirrored(2).scope():
+        model = stateful_net(keras_sam.SAMModel)
+        model.compile(keras.optimizers.AdamW(0.01), "mse", sam=keras_sam.FriendlySAM(0.1), steps_per_execution=100)
+    model.fit(dataset, steps_per_epoch=500, verbose=0)
+    assert model.optimizer.iterations.numpy() == 500
+    for variable in [*model.trainable_variables, *model.optimizer.variables]:
+        copies = mirrored(2).experimental_local_results(variable.value)
+        np.testing.assert_array_equal(copies[0].numpy(), copies[1].numpy(), err_msg=variable.path)
+
+
+def test_a_model_made_outside_of_the_scope_is_refused(mirrored):
+    outside = tanh_net()
+    with mirrored(2).scope():
+        with pytest.raises(ValueError, match=r"kernel.* of the model .*not made under the MirroredStrategy"):
+            outside.compile("sgd", "mse")
+        inside, plain = tanh_net(), tanh_net(keras.Model)
+    with pytest.raises(ValueError, match=r"iteration.* of the optimizer .*not made under the MirroredStrategy"):
+        inside.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"inside of `with strategy.scope\(\):`, `SAMModel.from_model` included"):
+        keras_sam.SAMModel.from_model(plain).compile("sgd", "mse")

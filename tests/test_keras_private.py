@@ -31,6 +31,12 @@ def test_keras_still_has_the_attributes_of_optimizers(optimizer, name):
     assert hasattr(optimizer, name), f"Keras {keras.__version__} renamed {type(optimizer).__name__}.{name}"
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="about Keras's trainer for TensorFlow")
+@pytest.mark.parametrize("name", keras_private.TENSORFLOW_METHODS)
+def test_keras_still_has_the_methods_that_are_overridden(name):
+    assert hasattr(keras.Model, name), f"Keras {keras.__version__} renamed Model.{name}"
+
+
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="about the torch backend")
 def test_keras_still_has_the_modules_of_torchs_optimizers():
     path = type(keras.optimizers.SGD()).__module__

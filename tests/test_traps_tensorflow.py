@@ -160,3 +160,27 @@ def test_synchronized_batch_normalization_under_a_schedule():
     """In a process of its own: TensorFlow mixes up the collectives of a second model with such a layer."""
     result = subprocess.run([sys.executable, "-c", SYNCHRONIZED], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_the_train_step_is_one_xla_program_of_static_shapes():
+    """What TPUs ask for; with a schedule of ρ, loss scaling, dropout, and a rule that keeps a state."""
+    rho = keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.1, 0.0])
+    results = []
+    for mode in ({"jit_compile": True}, {"run_eagerly": True}):
+        keras.utils.set_random_seed(1)
+        model = model_of(layers.Dense(8, "tanh"), layers.BatchNormalization(), layers.Dropout(0.0), layers.Dense(2))
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW(0.01))
+        model.compile(optimizer, "mse", metrics=["mae"], sam=keras_sam.FriendlySAM(rho), **mode)
+        # One step with ε̂, one without.
+        logs = [model.train_on_batch(ROWS, TARGETS, return_dict=True) for _ in range(2)]
+        results.append((logs, [v.numpy() for v in [*model.variables, *optimizer.variables]]))
+        if "jit_compile" in mode:
+            step = tf.function(model.train_step, jit_compile=True)
+            batch = tf.constant(ROWS, "float32"), tf.constant(TARGETS, "float32")
+            program = step.experimental_get_compiler_ir(batch)(stage="hlo")
+    assert program.count("HloModule") == program.count("ENTRY") == 1
+    assert "conditional(" in program
+    for leaves_the_device in ["infeed", "outfeed", "send(", "recv(", "custom-call", "<="]:
+        assert leaves_the_device not in program
+    keras.tree.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *results)
+    assert results[0][0][0]["sharpness"] > 0

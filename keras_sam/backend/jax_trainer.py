@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import json
 import math
 import zlib
 
@@ -31,7 +30,7 @@ class Trainer:
             check_devices(self)
         # Without a rule as well, or a process that has one would wait for an answer.
         if jax.process_count() > 1:
-            _check_processes(self)
+            check_hosts_agree(self, {"the rule (`sam=…`)": keras.saving.serialize_keras_object(self.sam)})
         return super().make_train_function(*args, **kwargs)
 
     def save(self, *args, **kwargs):
@@ -113,14 +112,22 @@ def _uneven(num_devices):
     )
 
 
-def _check_processes(model):
-    """Raise a `ValueError` on every process if they differ in the rule; JAX itself compares the values of variables."""
-    rule = json.dumps(keras.saving.serialize_keras_object(model.sam), sort_keys=True)
-    digests = multihost_utils.process_allgather(np.uint32(zlib.crc32(rule.encode())))
-    others = np.flatnonzero(digests != digests[0]).tolist()
-    if others:
-        raise ValueError(
-            f"The processes {others} train `{model.name}` with another rule than process 0; this is process "
-            f"{jax.process_index()} of {jax.process_count()}, with `sam={model.sam!r}`. Compile with the same rule "
-            "everywhere; one that draws random numbers needs a `seed`."
-        )
+def check_hosts_agree(model, facts):
+    """Raise a `ValueError` on every process if they differ in what has to be the same on all of them.
+
+    Args:
+        model: The model that they train.
+        facts: Dict from what is compared to its value, of which the `repr` counts.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = [zlib.crc32(repr(value).encode()) for value in facts.values()]
+    everyone = multihost_utils.process_allgather(np.array(digests, "uint32"))
+    for (name, value), of_all in zip(facts.items(), everyone.T):
+        others = np.flatnonzero(of_all != of_all[0]).tolist()
+        if others:
+            raise ValueError(
+                f"The processes {others} disagree with process 0 on {name} of `{model.name}`; this is process "
+                f"{jax.process_index()} of {jax.process_count()}, where it is {value!r}. Run the same program "
+                "everywhere, with the same arguments and files."
+            )

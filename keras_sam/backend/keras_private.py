@@ -8,23 +8,27 @@ from keras.src.losses.loss import unscale_loss_for_distribution
 from keras.src.models.functional import Functional
 from keras.src.models.model import functional_init_arguments
 from keras.src.trainers.data_adapters import get_data_adapter
+from keras.src.utils.rng_utils import get_random_seed as random_seed
 
 __all__ = [
     "ATTRIBUTES",
     "IMPORTS",
     "OPTIMIZER_ATTRIBUTES",
+    "TENSORFLOW_METHODS",
     "Functional",
     "batches",
     "call_for_training",
     "check_momentum",
     "functional_init_arguments",
     "get_data_adapter",
-    "has_collectives",
     "is_built",
     "momentum",
     "portable",
+    "random_seed",
     "rematerialized",
     "remove_variable",
+    "resume_at",
+    "synchronized_variables",
     "torch_wrappers",
     "total_loss",
     "track_loss",
@@ -36,6 +40,7 @@ IMPORTS = {
     "keras.src.models.functional.Functional": "what `keras.Model(inputs, outputs)` is an instance of",
     "keras.src.models.model.functional_init_arguments": "Keras's own test for that call",
     "keras.src.trainers.data_adapters.get_data_adapter": "reads all that `evaluate` takes, on every backend",
+    "keras.src.utils.rng_utils.get_random_seed": "several hosts have to agree on the seed",
 }
 # The modules whose classes `keras.optimizers` gives on torch, and which Keras names in the files of such models.
 TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
@@ -44,7 +49,12 @@ ATTRIBUTES = {
     "_compute_loss": "calls `compute_loss` of user classes written before it had a `training` argument",
     "_loss_tracker": "the log `loss` is this metric's, which a train step has to update",
     "_flatten_layers": "finds layers at any depth that need care, or are not built",
+    "_initial_epoch": "where `fit` begins after a callback has read a backup",
     "_remat_mode": "a layer under `keras.RematScope` recomputes its forward pass, on TensorFlow with other weights",
+}
+# What the TensorFlow backend overrides; Keras's other trainers have no such method.
+TENSORFLOW_METHODS = {
+    "_maybe_symbolic_build": "averages the first batch over replicas, which fails where their shares or hosts differ",
 }
 
 OPTIMIZER_ATTRIBUTES = {
@@ -74,13 +84,18 @@ def batches(data, batch_size):
         yield keras.utils.unpack_x_y_sample_weight(batch)
 
 
+def resume_at(model, epoch):
+    model._initial_epoch = epoch
+
+
 def track_loss(model, loss, num_examples):
     model._loss_tracker.update_state(loss, sample_weight=num_examples)
 
 
-def has_collectives(model):
-    """Whether a forward pass all-reduces among replicas, so that no replica may skip it."""
-    return any(getattr(layer, "synchronized", False) for layer in model._flatten_layers())
+def synchronized_variables(model):
+    """The state of the layers that all-reduce in their forward pass, which no replica may therefore skip."""
+    layers = [layer for layer in model._flatten_layers() if getattr(layer, "synchronized", False)]
+    return [v for layer in layers for v in layer.non_trainable_variables]
 
 
 def rematerialized(model):

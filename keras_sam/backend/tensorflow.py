@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_sam.backend import keras_private, rule_state
+from keras_sam.backend import tensorflow_replicas as replicas
 from keras_sam.backend.passes import (
     MISSED_WEIGHTS,
     Batch,
@@ -15,6 +16,9 @@ from keras_sam.backend.passes import (
     loss_scale,
 )
 from keras_sam.backend.step import sam_gradient, step_of, track
+from keras_sam.backend.tensorflow_trainer import Trainer, check_hosts_agree, check_scope, is_chief
+
+__all__ = ["Trainer", "check_hosts_agree", "is_chief"]
 
 
 def value_and_grad(function, has_aux=False):
@@ -88,22 +92,22 @@ def check_model(model):
     """Raise a `ValueError` for a model that SAM would train wrongly on this backend."""
     if model.built:
         check_weights(model)
+        check_scope(model)
     check_not_rematerialized(model)
-    if model.sam.m == "global" and model.sam.compares_gradients and _num_replicas() > 1:
+    several, synchronized = replicas.num_replicas() > 1, keras_private.synchronized_variables(model)
+    strategy = f"{type(tf.distribute.get_strategy()).__name__} with {replicas.num_replicas()} replicas"
+    if several and model.sam.m == "global" and model.sam.compares_gradients:
         raise ValueError(
-            f"Received `sam={model.sam!r}` under {type(tf.distribute.get_strategy()).__name__} with {_num_replicas()} "
-            "replicas. It compares the two gradients of a batch, of which the first would be of all replicas and the "
-            "second of one. Expected an integer, or `None` for the batch of a replica."
+            f"Received `sam={model.sam!r}` under {strategy}. It compares the two gradients of a batch, of which the "
+            "first would be of all replicas and the second of one. Expected an integer, or `None` for the batch of a "
+            "replica."
         )
-
-
-def is_chief(model):
-    """Whether this process is the one that writes files for all."""
-    return True
-
-
-class Trainer:
-    """Mixin of `SAMTrainer`."""
+    if several and isinstance(model.sam.m, int) and synchronized:
+        raise ValueError(
+            f"Received `sam={model.sam!r}` under {strategy}, for a model with `BatchNormalization(synchronized=True)`: "
+            "its layers wait for all replicas, which run their micro-batches by themselves. Expected `m=None` or "
+            "`m='global'`, or `synchronized=False`."
+        )
 
 
 def train_step(model, sharpness, data):
@@ -120,19 +124,26 @@ def train_step(model, sharpness, data):
     batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
     _build(model, batch.x)
     rule, optimizer, variables = model.sam, model.optimizer, model.trainable_variables
-    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-    step = step_of(model)._replace(share=replica * _SHARES)
+    several, share = replicas.num_replicas() > 1, replicas.share(batch)
+    step = step_of(model)._replace(share=tf.distribute.get_replica_context().replica_id_in_sync_group * _SHARES)
     scale = loss_scale(optimizer)
     result = sam_gradient(
         model,
         [tf.convert_to_tensor(v.value) for v in variables],
-        batch,
+        batch if share is None else replicas.padded(model, batch),
         step,
         scale=scale,
         guards=lambda: functools.partial(_guard, model),
-        may_skip=not _skipping_would_deadlock(model),
-        all_reduce=_all_reduce if rule.m == "global" and _num_replicas() > 1 else None,
+        # A replica cannot all-reduce inside a conditional, as SynchronizedBatchNormalization would.
+        may_skip=not (several and keras_private.synchronized_variables(model)),
+        all_reduce=functools.partial(replicas.all_reduce_gradient, share=share)
+        if rule.m == "global" and several
+        else None,
     )
+    if share is not None:
+        result = replicas.without_idle(model, result, share)
+    if several and scale is not None:
+        result = replicas.all_skip_together(result)
     optimizer.apply_gradients(zip(result.gradient, variables))
     for variable, value in [*result.updates, *rule_state.updates(model, result.state, scale)]:
         variable.assign(value)
@@ -183,19 +194,3 @@ def _graph():
 def _copies(variable):
     """The `tf.Variable`s of all replicas behind a Keras variable."""
     return tf.distribute.get_strategy().experimental_local_results(variable.value)
-
-
-def _num_replicas():
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def _all_reduce(gradient):
-    """The gradient of the mean loss over replicas: each replica's loss is divided by their number already."""
-    present = [g for g in gradient if g is not None]
-    reduced = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, present))
-    return [g if g is None else next(reduced) for g in gradient]
-
-
-def _skipping_would_deadlock(model):
-    """A replica cannot all-reduce inside a conditional: SynchronizedBatchNormalization has to run in both passes."""
-    return _num_replicas() > 1 and keras_private.has_collectives(model)

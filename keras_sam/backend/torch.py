@@ -105,6 +105,19 @@ def cond(condition, if_true, if_false):
     return ops.cond(condition, if_true, if_false)
 
 
+# Keras's own trainer does all that `fit` needs around a step.
+Trainer = object
+
+
+def is_chief(model):
+    """Whether this process is the one that writes checkpoints."""
+    return True
+
+
+def check_hosts_agree(model, facts):
+    """Raise a `ValueError` where hosts differ in what has to be the same on all of them."""
+
+
 def check_model(model):
     """Raise a `ValueError` for a model that SAM would train wrongly on this backend."""
     if model.built:
@@ -113,15 +126,6 @@ def check_model(model):
     wrapped = torch_wrappers(model)
     if wrapped:
         raise ValueError(MISSED_WEIGHTS.format(names=", ".join(f"`{layer.name}`" for layer in wrapped)))
-
-
-def is_chief(model):
-    """Whether this process is the one that writes files for all."""
-    return True
-
-
-class Trainer:
-    """Mixin of `SAMTrainer`."""
 
 
 def train_step(model, sharpness, data):

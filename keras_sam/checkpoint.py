@@ -1,0 +1,173 @@
+"""Checkpoints that a killed process, a full disk or several hosts cannot break."""
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+import uuid
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sam import backend
+from keras_sam.backend import keras_private
+
+SUFFIXES = (".keras", ".h5", ".npz")
+
+
+@contextlib.contextmanager
+def replacing(model, filepath, overwrite=True):
+    """A name for `model` to be written to, whose file takes the place of `filepath` once it is whole.
+
+    A process that is not the chief of several hosts writes what nobody keeps: its part is to read the variables, for
+    which the others wait. Folders, remote paths and file objects are left to Keras.
+    """
+    is_file = (
+        isinstance(filepath, (str, os.PathLike)) and str(filepath).endswith(SUFFIXES) and "://" not in str(filepath)
+    )
+    if not is_file or not overwrite:
+        yield filepath
+        return
+    path, is_chief = pathlib.Path(filepath).resolve(), backend.is_chief(model)
+    folder = path.parent if is_chief else pathlib.Path(tempfile.mkdtemp())
+    temporary = folder / f".{uuid.uuid4().hex}-{path.name}"
+    try:
+        yield str(temporary)
+        if is_chief:
+            # Some file systems say only now that they are full.
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        if not is_chief:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class BackupAndRestore(keras.callbacks.Callback):
+    """Goes on after a crash with the numbers of a training that was never interrupted.
+
+    As `keras.callbacks.BackupAndRestore`, which it replaces, but: a restart in mid-epoch leaves out the batches that
+    were trained on, where Keras trains on them again; a process that is killed while it writes, or a full disk, leaves
+    the backup before, where Keras can leave half a file; of several hosts the chief alone writes, and all read.
+
+    Every epoch has to begin with the same batches in the restarted process as in the one before: without shuffling, or
+    with a seed of the epoch's own. The logs of the epoch that is resumed are of the batches that were left.
+
+    Args:
+        backup_dir: String, a folder of its own, that all hosts can read.
+        save_freq: `"epoch"`, or an integer number of batches. Defaults to `"epoch"`.
+        delete_checkpoint: Boolean, whether to delete the backup once training is finished. Defaults to `True`.
+
+    Raises:
+        ValueError: If an argument is none of these; in `fit`, if the model is not built, or if hosts find different
+            backups.
+
+    Example:
+
+    >>> model.fit(x, y, callbacks=[keras_sam.callbacks.BackupAndRestore("backup", save_freq=100)])
+    """
+
+    def __init__(self, backup_dir, save_freq="epoch", delete_checkpoint=True):
+        super().__init__()
+        if not backup_dir:
+            raise ValueError(f"Received `backup_dir={backup_dir!r}`; expected the name of a folder.")
+        if save_freq != "epoch" and not (isinstance(save_freq, int) and save_freq > 0):
+            raise ValueError(f"Received `save_freq={save_freq!r}`; expected 'epoch' or a number of batches above 0.")
+        self.folder = pathlib.Path(backup_dir)
+        self.save_freq = save_freq
+        self.delete_checkpoint = delete_checkpoint
+        self._epoch = self._last_saved = 0
+
+    def on_train_begin(self, logs=None):
+        if not self.model.built:
+            raise ValueError(
+                f"`{self.model.name}` has no weights yet that a backup could be read into. Build it before `fit`: call "
+                "it on a batch or use `build(input_shape)`."
+            )
+        found = self._backups()
+        epoch, batches = found[-1] if found else (0, 0)
+        if backend.is_chief(self.model):
+            # What a process that was killed had begun to write.
+            for unfinished in self.folder.glob(".*-*-*"):
+                unfinished.unlink()
+        backend.check_hosts_agree(self.model, {"the backup to go on from (epoch, batches)": (epoch, batches)})
+        if found:
+            self.model.load_weights(self._path(epoch, batches))
+            with np.load(self._seeds_path(epoch, batches)) as file:
+                for variable, name in zip(_seeds(self.model), file.files, strict=True):
+                    variable.assign(file[name])
+            keras_private.resume_at(self.model, epoch)
+            self._leave_out(batches)
+            self._last_saved = batches
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        done = batch + 1
+        if self.save_freq != "epoch" and done - self._last_saved >= self.save_freq:
+            self._save(self._epoch, done)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._last_saved = 0
+        self._save(epoch + 1, 0)
+
+    def on_train_end(self, logs=None):
+        keras_private.resume_at(self.model, None)
+        if self.delete_checkpoint and backend.is_chief(self.model):
+            self._delete(self._backups())
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+
+    def _save(self, epoch, batches):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self.model, self._seeds_path(epoch, batches)) as path:
+            np.savez(path, *[ops.convert_to_numpy(v) for v in _seeds(self.model)])
+        # Last, since this file alone says that there is a backup.
+        self.model.save_weights(self._path(epoch, batches))
+        self._last_saved = batches
+        if backend.is_chief(self.model):
+            self._delete(self._backups()[:-1])
+
+    def _delete(self, backups):
+        for backup in backups:
+            self._path(*backup).unlink()
+            self._seeds_path(*backup).unlink()
+
+    def _leave_out(self, batches):
+        """The next calls of the train function only take that many batches."""
+        model, train = self.model, self.model.train_function
+        calls = -(-batches // model.steps_per_execution)
+
+        def train_function(*args):
+            nonlocal calls
+            if not calls:
+                model.train_function = train
+                return train(*args)
+            calls -= 1
+            # On TensorFlow the data is an iterator; elsewhere the batch itself, behind the state on JAX.
+            for _ in range(model.steps_per_execution if hasattr(args[-1], "__next__") else 0):
+                next(args[-1], None)
+            return {} if len(args) == 1 else ({}, *args[:-1])
+
+        model.train_function = train_function
+
+    def _path(self, epoch, batches):
+        return self.folder / f"{epoch}-{batches}.weights.h5"
+
+    def _seeds_path(self, epoch, batches):
+        return self.folder / f"{epoch}-{batches}.seeds.npz"
+
+    def _backups(self):
+        """Epochs and batches in them that were finished, in order."""
+        names = [re.fullmatch(r"(\d+)-(\d+)\.weights\.h5", path.name) for path in self.folder.glob("*")]
+        return sorted((int(name[1]), int(name[2])) for name in names if name)
+
+
+def _seeds(model):
+    """The states of random numbers and counters of layers, which Keras leaves out of its files."""
+    return [v for v in model.non_trainable_variables if not keras.backend.is_float_dtype(v.dtype)]

@@ -1,0 +1,110 @@
+"""Files and trainings that a crash, a full disk or a read-only folder interrupts."""
+
+import contextlib
+import functools
+import os
+import resource
+
+import keras
+import numpy as np
+import pytest
+from conftest import BACKEND
+from keras import layers
+from nets import data
+from oracle import to_numpy
+
+import keras_sam
+
+
+def made(units=8):
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((3,))
+    x = layers.Dropout(0.3, seed=1)(layers.BatchNormalization()(layers.Dense(units, "tanh")(inputs)))
+    model = keras_sam.SAMModel(inputs, layers.Dense(2)(x))
+    steps = 1 if BACKEND == "torch" else 2
+    model.compile(keras.optimizers.AdamW(0.01), "mse", sam=keras_sam.FriendlySAM(0.1), steps_per_execution=steps)
+    return model
+
+
+@functools.cache
+def uncut():
+    return fit(made())
+
+
+def fit(model, *callbacks):
+    x, y = (a.astype("float32") for a in data(40))
+    model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0, callbacks=list(callbacks))
+    return [to_numpy(v) for v in [*model.variables, *model.optimizer.variables]]
+
+
+class Crash(keras.callbacks.Callback):
+    def __init__(self, epoch, batch):
+        super().__init__()
+        self.at = epoch, batch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("crash", "save_freq", "left"), [((1, 5), 4, "1-4"), ((0, 9), 4, "0-8"), ((1, 5), "epoch", "1-0")]
+)
+def test_a_restart_gives_the_numbers_of_the_uninterrupted_run(tmp_path, crash, save_freq, left):
+    """Dropout's seeds, BatchNormalization, Adam and the rule's average included; 10 batches an epoch, two a call."""
+    folder = tmp_path / "backup"
+    with pytest.raises(KeyboardInterrupt):
+        fit(made(), keras_sam.callbacks.BackupAndRestore(folder, save_freq), Crash(*crash))
+    assert sorted(os.listdir(folder)) == [f"{left}.seeds.npz", f"{left}.weights.h5"]
+    for got, expected in zip(
+        fit(made(), keras_sam.callbacks.BackupAndRestore(folder, save_freq)), uncut(), strict=True
+    ):
+        np.testing.assert_array_equal(got, expected)
+    assert not folder.exists()
+
+
+@contextlib.contextmanager
+def full_disk():
+    """No file grows beyond 20 kB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def unwritable(folder):
+    folder.chmod(0o555)
+    user = os.geteuid()
+    if user == 0:  # who may write everywhere
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
+
+
+def test_a_disk_that_cannot_be_written_leaves_the_good_files(tmp_path):
+    """HDF5 does not survive a full disk itself, see test_faults.py."""
+    model = made(1000)
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    good = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    model.trainable_variables[0].assign(np.ones((3, 1000)))
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        model.save(tmp_path / "model.keras")
+    for save, name in [(model.save, "model.keras"), (model.save_weights, "model.weights.h5")]:
+        with unwritable(tmp_path), pytest.raises(OSError, match="Permission denied"):
+            save(tmp_path / name)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == good
+    assert len(good) == 2
+    assert min(map(len, good.values())) > 20_000
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(to_numpy(loaded.trainable_variables[0]), np.ones((3, 1000)))
