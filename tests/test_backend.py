@@ -24,10 +24,11 @@ def test_the_files_of_all_backends_have_the_same_names():
     names = []
     for name in ("tensorflow", "jax", "torch"):
         tree = ast.parse((folder / f"{name}.py").read_text())
-        functions = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-        imported = [alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
-        names.append({function for function in functions if not function.startswith("_")})
-        names[-1] |= {*imported} & {"Trainer", "is_chief"}
+        defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        assigned = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
+        # What a file takes from another to pass it on is in its `__all__`.
+        passed_on = ast.literal_eval(assigned.pop("__all__")) if "__all__" in assigned else []
+        names.append({n for n in {*defined, *assigned, *passed_on} if not n.startswith("_")})
     assert names[0] == names[1] == names[2] == set(keras_sam.backend.__all__)
 
 
