@@ -105,7 +105,10 @@ def test_processes_that_disagree_are_stopped_before_the_first_step(restarted):
         assert "passed to device_put is not the same on each process" in of_seeds
 
 
-def test_the_first_process_writes_for_all(restarted):
+def test_the_first_process_writes_for_all_and_deletes_what_it_wrote(faults, restarted):
+    folder = faults[signal.SIGKILL][0]
+    assert sorted(path.name for path in folder.glob("backup*")) == ["backup"]
+    assert json.loads((folder / "backup" / "training_metadata.json").read_text())["epoch"] == 3
     files = [said["agreement"]["files"] for said in restarted]
     assert files == [["model.keras", "model.weights.h5"], []]
 

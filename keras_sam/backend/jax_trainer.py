@@ -16,15 +16,18 @@ class Trainer:
     """Mixin of `SAMTrainer`: what Keras leaves to be found out in the first step, or in the last one of an epoch."""
 
     def fit(self, *args, **kwargs):
-        if not self._is_active():
-            return super().fit(*args, **kwargs)
-        _check_batches(**inspect.signature(super().fit).bind(*args, **kwargs).arguments)
+        call = inspect.signature(super().fit).bind(*args, **kwargs)
+        if not is_chief(self):
+            callbacks = keras.tree.flatten(call.arguments.get("callbacks"))
+            call.arguments["callbacks"] = [_Restore(c) if isinstance(c, _BACKUP) else c for c in callbacks]
+        if self._is_active():
+            _check_batches(**call.arguments)
         try:
-            return super().fit(*args, **kwargs)
+            return super().fit(*call.args, **call.kwargs)
         except ValueError as error:
             if type(error).__name__ != "IndivisibleError":
                 raise
-            raise ValueError(f"{_uneven(len(jax.local_devices()))} {error}") from error
+            raise ValueError(f"{_uneven(_num_devices())} {error}") from error
 
     def make_train_function(self, *args, **kwargs):
         if self._is_active():
@@ -37,23 +40,45 @@ class Trainer:
     def save(self, *args, **kwargs):
         """As in `keras.Model`; of several processes the first one writes for all."""
         if is_chief(self):
-            with _writing(self):
+            self._wait()
+            with _alone():
                 super().save(*args, **kwargs)
 
     def save_weights(self, *args, **kwargs):
         """As in `keras.Model`; of several processes the first one writes for all."""
         if is_chief(self):
-            with _writing(self):
+            self._wait()
+            with _alone():
                 super().save_weights(*args, **kwargs)
+
+    def load_weights(self, *args, **kwargs):
+        with _alone():
+            return super().load_weights(*args, **kwargs)
+
+    def _wait(self):
+        """What a lost process has left undone comes to light before it can break a file that is there already."""
+        jax.block_until_ready([v.value for v in self.variables])
+
+
+_BACKUP = keras.callbacks.BackupAndRestore
+
+
+class _Restore(keras.callbacks.Callback):
+    """What is left of `BackupAndRestore` where another process writes and deletes the files."""
+
+    def __init__(self, callback):
+        super().__init__()
+        self.callback = callback
+
+    def on_train_begin(self, logs=None):
+        self.callback.set_model(self.model)
+        self.callback.on_train_begin(logs)
 
 
 @contextlib.contextmanager
-def _writing(model):
-    """A context in which the first of several processes writes a file on its own."""
-    # What a lost process has left undone comes to light here, where it breaks no file that is there already.
-    jax.block_until_ready([v.value for v in model.variables])
+def _alone():
+    """Keras makes variables while it saves or loads; under a distribution processes would wait for each other."""
     distribution = keras.distribution.distribution()
-    # Keras makes variables while it saves; under a distribution the processes would wait for each other.
     keras.distribution.set_distribution(distribution if jax.process_count() == 1 else None)
     try:
         yield
@@ -91,11 +116,11 @@ def check_devices(model):
 
 def _check_batches(x=None, batch_size=None, validation_split=0.0, steps_per_epoch=None, **_):
     """Raise a `ValueError` for arrays that `fit` would cut into batches which the devices cannot share evenly."""
-    distribution, arrays = keras.distribution.distribution(), keras.tree.flatten(x)
-    if distribution is None or not arrays or not hasattr(arrays[0], "shape"):
+    arrays = keras.tree.flatten(x)
+    if keras.distribution.distribution() is None or not arrays or not hasattr(arrays[0], "shape"):
         return
-    num_devices = distribution.num_model_replicas // jax.process_count() or 1
-    size, batch_size = math.floor(len(arrays[0]) * (1 - validation_split)), batch_size or 32
+    num_devices = _num_devices()
+    size, batch_size = math.floor(arrays[0].shape[0] * (1 - validation_split)), batch_size or 32
     last = size % batch_size if steps_per_epoch is None or steps_per_epoch * batch_size > size else 0
     for rows in (min(batch_size, size), last):
         if rows % num_devices:
@@ -103,6 +128,11 @@ def _check_batches(x=None, batch_size=None, validation_split=0.0, steps_per_epoc
                 f"{_uneven(num_devices)} Received {size} examples and `batch_size={batch_size}`, which makes a batch "
                 f"of {rows}."
             )
+
+
+def _num_devices():
+    """Among how many devices this process divides a batch."""
+    return keras.distribution.distribution().num_model_replicas // jax.process_count() or 1
 
 
 def _uneven(num_devices):
