@@ -55,8 +55,9 @@ def share(array):
 def train(rule, folder=None, epochs=3, number=None, seed=0, **backup):
     """The values of all variables after training that is backed up in a folder and taken up from there."""
     model, (x, y) = model_of(rule, seed), map(share, data())
-    callbacks = [] if folder is None else [keras.callbacks.BackupAndRestore(folder, **backup)]
-    callbacks += [] if number is None else [Signal(number)]
+    callbacks = None if folder is None else [keras.callbacks.BackupAndRestore(folder, **backup)]
+    if number is not None:
+        callbacks.append(Signal(number))
     options = {"epochs": epochs, "shuffle": False, "verbose": 0}
     model.fit(x, y, batch_size=8 // jax.process_count(), callbacks=callbacks, **options)
     return model, [np.array(v.value) for v in model.variables + model.optimizer.variables]

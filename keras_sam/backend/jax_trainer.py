@@ -17,8 +17,9 @@ class Trainer:
 
     def fit(self, *args, **kwargs):
         call = inspect.signature(super().fit).bind(*args, **kwargs)
-        if not is_chief(self):
-            callbacks = keras.tree.flatten(call.arguments.get("callbacks"))
+        callbacks = call.arguments.get("callbacks")
+        if not is_chief(self) and isinstance(callbacks, (list, tuple, _BACKUP)):
+            callbacks = keras.tree.flatten(callbacks)
             call.arguments["callbacks"] = [_Restore(c) if isinstance(c, _BACKUP) else c for c in callbacks]
         if self._is_active():
             _check_batches(**call.arguments)
