@@ -27,7 +27,7 @@ def test_the_files_of_all_backends_have_the_same_names():
         functions = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
         imported = [alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
         names.append({function for function in functions if not function.startswith("_")})
-        names[-1] |= {*imported} & {"Trainer", "is_chief"}
+        names[-1] |= {*imported} & {"Trainer", "check_hosts_agree", "is_chief"}
     assert names[0] == names[1] == names[2] == set(keras_sam.backend.__all__)
 
 

@@ -7,6 +7,7 @@ import keras
 SUPPORTED = ("tensorflow", "jax", "torch")
 __all__ = [
     "Trainer",
+    "check_hosts_agree",
     "check_model",
     "compiled",
     "cond",
@@ -36,6 +37,7 @@ else:
     _chosen = types.SimpleNamespace(**{**dict.fromkeys(__all__, _unsupported), "Trainer": object})
 
 Trainer = _chosen.Trainer
+check_hosts_agree = _chosen.check_hosts_agree
 check_model = _chosen.check_model
 compiled = _chosen.compiled
 cond = _chosen.cond

@@ -9,11 +9,11 @@ from keras import ops
 from keras_sam.backend import rule_state
 from keras_sam.backend.jax_convolutions import in_standard_layout
 from keras_sam.backend.jax_devices import data_axis, sam_gradient_of_devices
-from keras_sam.backend.jax_trainer import Trainer, check_devices, is_chief
+from keras_sam.backend.jax_trainer import Trainer, check_devices, check_hosts_agree, is_chief
 from keras_sam.backend.passes import Batch, check_weights, loss_scale
 from keras_sam.backend.step import sam_gradient, step_of, track
 
-__all__ = ["Trainer", "is_chief"]
+__all__ = ["Trainer", "check_hosts_agree", "is_chief"]
 
 
 def value_and_grad(function, has_aux=False):

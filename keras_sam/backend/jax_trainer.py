@@ -1,10 +1,9 @@
 """`fit` on several devices or processes of `keras.distribution`: what cannot be trained is refused before it begins."""
 
 import contextlib
+import hashlib
 import inspect
-import json
 import math
-import zlib
 
 import jax
 import keras
@@ -33,9 +32,8 @@ class Trainer:
     def make_train_function(self, *args, **kwargs):
         if self._is_active():
             check_devices(self)
-        # Without a rule as well, or a process that has one would wait for an answer.
-        if jax.process_count() > 1:
-            _check_processes(self)
+        # Without a rule as well, or a process that has one would wait for an answer. JAX compares what variables get.
+        check_hosts_agree(self, {"the rule (`sam=…`)": keras.saving.serialize_keras_object(self.sam)})
         return super().make_train_function(*args, **kwargs)
 
     def save(self, *args, **kwargs):
@@ -92,6 +90,33 @@ def is_chief(model):
     return jax.process_index() == 0
 
 
+def check_hosts_agree(model, facts):
+    """Raise a `ValueError` on every process where processes differ in what has to be the same on all of them.
+
+    Args:
+        model: A model that they train together.
+        facts: Dict from what is compared to its value, of which the `repr` counts, or a list of arrays.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = np.array([_digest(value) for value in facts.values()])
+    for (name, value), everyone in zip(facts.items(), multihost_utils.process_allgather(digests).swapaxes(0, 1)):
+        others = np.flatnonzero((everyone != everyone[0]).any(axis=1)).tolist()
+        if others:
+            shown = "another" if isinstance(value, list) else repr(value)
+            raise ValueError(
+                f"The processes {others} train `{model.name}` with another value of {name} than process 0; this is "
+                f"process {jax.process_index()} of {jax.process_count()}, where it is {shown}. Run the same program on "
+                "all of them, with the same arguments, files and `keras.utils.set_random_seed(…)`."
+            )
+
+
+def _digest(value):
+    arrays = value if isinstance(value, list) else [np.frombuffer(repr(value).encode(), "uint8")]
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).digest()
+    return np.frombuffer(digest[:8], "uint32")
+
+
 def check_devices(model):
     """Raise a `ValueError` for a rule, or for weights, that the devices of Keras's distribution cannot train with."""
     distribution = keras.distribution.distribution()
@@ -142,16 +167,3 @@ def _uneven(num_devices):
         "such a `batch_size`, and leave out the last examples (`dataset.batch(…, drop_remainder=True)`, `x[:n]`) or "
         "repeat the data where they do not fill it."
     )
-
-
-def _check_processes(model):
-    """Raise a `ValueError` on every process if they differ in the rule; JAX itself compares the values of variables."""
-    rule = json.dumps(keras.saving.serialize_keras_object(model.sam), sort_keys=True)
-    digests = multihost_utils.process_allgather(np.uint32(zlib.crc32(rule.encode())))
-    others = np.flatnonzero(digests != digests[0]).tolist()
-    if others:
-        raise ValueError(
-            f"The processes {others} train `{model.name}` with another rule than process 0; this is process "
-            f"{jax.process_index()} of {jax.process_count()}, with `sam={model.sam!r}`. Compile with the same rule "
-            "everywhere; one that draws random numbers needs a `seed`."
-        )

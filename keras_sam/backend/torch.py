@@ -115,6 +115,10 @@ def check_model(model):
         raise ValueError(MISSED_WEIGHTS.format(names=", ".join(f"`{layer.name}`" for layer in wrapped)))
 
 
+def check_hosts_agree(model, facts):
+    """Raise a `ValueError` where hosts differ in what has to be the same on all of them."""
+
+
 def is_chief(model):
     """Whether this process is the one that writes files for all."""
     return True
