@@ -26,9 +26,10 @@ import time
 if importlib.util.find_spec("libtpu") is None:
     raise SystemExit("XLA's compiler for TPUs is not installed: `pip install keras-sam[tpu]` (package libtpu).")
 
-# No TPU is looked for, neither on this machine nor in the cloud.
+# No TPU is looked for, neither on this machine nor in the cloud, and none is held from another process.
 os.environ |= {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
 os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost"}
+os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
 
 import compiled
 import jax

@@ -52,11 +52,12 @@ def share(array):
     return np.concatenate([np.split(batch, everyone)[here] for batch in np.split(array, 5)])
 
 
-def train(rule, folder=None, epochs=3, number=None, seed=0):
+def train(rule, folder=None, epochs=3, number=None, seed=0, **backup):
     """The values of all variables after training that is backed up in a folder and taken up from there."""
     model, (x, y) = model_of(rule, seed), map(share, data())
-    callbacks = [] if folder is None else [keras.callbacks.BackupAndRestore(folder, delete_checkpoint=False)]
-    callbacks += [] if number is None else [Signal(number)]
+    callbacks = None if folder is None else [keras.callbacks.BackupAndRestore(folder, **backup)]
+    if number is not None:
+        callbacks.append(Signal(number))
     options = {"epochs": epochs, "shuffle": False, "verbose": 0}
     model.fit(x, y, batch_size=8 // jax.process_count(), callbacks=callbacks, **options)
     return model, [np.array(v.value) for v in model.variables + model.optimizer.variables]
@@ -69,7 +70,8 @@ def interrupted(folder, number=None):
 def resumed(folder):
     """What is compared are lists of numbers, since float32 goes through JSON unchanged."""
     rule = keras_sam.FriendlySAM(**RULE)
-    (_, taken_up), (_, uncut) = train(rule, folder), train(rule)
+    _, taken_up = train(rule, folder, delete_checkpoint=False)
+    _, uncut = train(rule, f"{folder}-of-uncut")
     return {"taken up": [a.tolist() for a in taken_up], "uncut": [a.tolist() for a in uncut]}
 
 

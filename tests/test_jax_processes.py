@@ -12,8 +12,6 @@ import time
 import jax_worker
 import pytest
 
-import keras_sam
-
 WORKER = pathlib.Path(jax_worker.__file__)
 # In seconds; a survivor finds out after two or three heartbeats.
 HEARTBEAT, LIMIT = 10, 60
@@ -98,14 +96,17 @@ def test_two_processes_have_an_epsilon_each(restarted):
 def test_processes_that_disagree_are_stopped_before_the_first_step(restarted):
     for i, said in enumerate(restarted):
         message, of_seeds = said["agreement"]["messages"]
-        rule = keras_sam.SAM([0.2, 0.1][i])
         assert message.startswith("The processes [1] train `functional")
-        assert f"this is process {i} of 2, with `sam={rule!r}`. Compile with the same rule everywhere" in message
+        assert f"value of the rule (`sam=…`) than process 0; this is process {i} of 2, where it is {{" in message
+        assert f"'rho': {[0.2, 0.1][i]}" in message
         # JAX's own, while the model is made.
         assert "passed to device_put is not the same on each process" in of_seeds
 
 
-def test_the_first_process_writes_for_all(restarted):
+def test_the_first_process_writes_for_all_and_deletes_what_it_wrote(faults, restarted):
+    folder = faults[signal.SIGKILL][0]
+    assert sorted(path.name for path in folder.glob("backup*")) == ["backup"]
+    assert json.loads((folder / "backup" / "training_metadata.json").read_text())["epoch"] == 3
     files = [said["agreement"]["files"] for said in restarted]
     assert files == [["model.keras", "model.weights.h5"], []]
 

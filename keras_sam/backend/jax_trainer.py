@@ -1,9 +1,9 @@
 """`fit` on several devices or processes of `keras.distribution`: what cannot be trained is refused before it begins."""
 
 import contextlib
+import hashlib
 import inspect
 import math
-import zlib
 
 import jax
 import keras
@@ -15,44 +15,69 @@ class Trainer:
     """Mixin of `SAMTrainer`: what Keras leaves to be found out in the first step, or in the last one of an epoch."""
 
     def fit(self, *args, **kwargs):
-        if not self._is_active():
-            return super().fit(*args, **kwargs)
-        _check_batches(**inspect.signature(super().fit).bind(*args, **kwargs).arguments)
+        call = inspect.signature(super().fit).bind(*args, **kwargs)
+        callbacks = call.arguments.get("callbacks")
+        if not is_chief(self) and isinstance(callbacks, (list, tuple, _BACKUP)):
+            callbacks = keras.tree.flatten(callbacks)
+            call.arguments["callbacks"] = [_Restore(c) if isinstance(c, _BACKUP) else c for c in callbacks]
+        if self._is_active():
+            _check_batches(**call.arguments)
         try:
-            return super().fit(*args, **kwargs)
+            return super().fit(*call.args, **call.kwargs)
         except ValueError as error:
             if type(error).__name__ != "IndivisibleError":
                 raise
-            raise ValueError(f"{_uneven(len(jax.local_devices()))} {error}") from error
+            raise ValueError(f"{_uneven(_num_devices())} {error}") from error
 
     def make_train_function(self, *args, **kwargs):
         if self._is_active():
             check_devices(self)
-        # Without a rule as well, or a process that has one would wait for an answer.
-        if jax.process_count() > 1:
-            check_hosts_agree(self, {"the rule (`sam=…`)": keras.saving.serialize_keras_object(self.sam)})
+        # Without a rule as well, or a process that has one would wait for an answer. JAX compares what variables get.
+        check_hosts_agree(self, {"the rule (`sam=…`)": keras.saving.serialize_keras_object(self.sam)})
         return super().make_train_function(*args, **kwargs)
 
     def save(self, *args, **kwargs):
         """As in `keras.Model`; of several processes the first one writes for all."""
         if is_chief(self):
-            with _writing(self):
+            self._wait()
+            with _alone():
                 super().save(*args, **kwargs)
 
     def save_weights(self, *args, **kwargs):
         """As in `keras.Model`; of several processes the first one writes for all."""
         if is_chief(self):
-            with _writing(self):
+            self._wait()
+            with _alone():
                 super().save_weights(*args, **kwargs)
+
+    def load_weights(self, *args, **kwargs):
+        with _alone():
+            return super().load_weights(*args, **kwargs)
+
+    def _wait(self):
+        """What a lost process has left undone comes to light before it can break a file that is there already."""
+        jax.block_until_ready([v.value for v in self.variables])
+
+
+_BACKUP = keras.callbacks.BackupAndRestore
+
+
+class _Restore(keras.callbacks.Callback):
+    """What is left of `BackupAndRestore` where another process writes and deletes the files."""
+
+    def __init__(self, callback):
+        super().__init__()
+        self.callback = callback
+
+    def on_train_begin(self, logs=None):
+        self.callback.set_model(self.model)
+        self.callback.on_train_begin(logs)
 
 
 @contextlib.contextmanager
-def _writing(model):
-    """A context in which the first of several processes writes a file on its own."""
-    # What a lost process has left undone comes to light here, where it breaks no file that is there already.
-    jax.block_until_ready([v.value for v in model.variables])
+def _alone():
+    """Keras makes variables while it saves or loads; under a distribution processes would wait for each other."""
     distribution = keras.distribution.distribution()
-    # Keras makes variables while it saves; under a distribution the processes would wait for each other.
     keras.distribution.set_distribution(distribution if jax.process_count() == 1 else None)
     try:
         yield
@@ -63,6 +88,33 @@ def _writing(model):
 def is_chief(model):
     """Whether this process is the one that writes files for all."""
     return jax.process_index() == 0
+
+
+def check_hosts_agree(model, facts):
+    """Raise a `ValueError` on every process where processes differ in what has to be the same on all of them.
+
+    Args:
+        model: A model that they train together.
+        facts: Dict from what is compared to its value, of which the `repr` counts, or a list of arrays.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = np.array([_digest(value) for value in facts.values()])
+    for (name, value), everyone in zip(facts.items(), multihost_utils.process_allgather(digests).swapaxes(0, 1)):
+        others = np.flatnonzero((everyone != everyone[0]).any(axis=1)).tolist()
+        if others:
+            shown = "another" if isinstance(value, list) else repr(value)
+            raise ValueError(
+                f"The processes {others} train `{model.name}` with another value of {name} than process 0; this is "
+                f"process {jax.process_index()} of {jax.process_count()}, where it is {shown}. Run the same program on "
+                "all of them, with the same arguments, files and `keras.utils.set_random_seed(…)`."
+            )
+
+
+def _digest(value):
+    arrays = value if isinstance(value, list) else [np.frombuffer(repr(value).encode(), "uint8")]
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).digest()
+    return np.frombuffer(digest[:8], "uint32")
 
 
 def check_devices(model):
@@ -90,11 +142,11 @@ def check_devices(model):
 
 def _check_batches(x=None, batch_size=None, validation_split=0.0, steps_per_epoch=None, **_):
     """Raise a `ValueError` for arrays that `fit` would cut into batches which the devices cannot share evenly."""
-    distribution, arrays = keras.distribution.distribution(), keras.tree.flatten(x)
-    if distribution is None or not arrays or not hasattr(arrays[0], "shape"):
+    arrays = keras.tree.flatten(x)
+    if keras.distribution.distribution() is None or not arrays or not hasattr(arrays[0], "shape"):
         return
-    num_devices = distribution.num_model_replicas // jax.process_count() or 1
-    size, batch_size = math.floor(len(arrays[0]) * (1 - validation_split)), batch_size or 32
+    num_devices = _num_devices()
+    size, batch_size = math.floor(arrays[0].shape[0] * (1 - validation_split)), batch_size or 32
     last = size % batch_size if steps_per_epoch is None or steps_per_epoch * batch_size > size else 0
     for rows in (min(batch_size, size), last):
         if rows % num_devices:
@@ -104,30 +156,14 @@ def _check_batches(x=None, batch_size=None, validation_split=0.0, steps_per_epoc
             )
 
 
+def _num_devices():
+    """Among how many devices this process divides a batch."""
+    return keras.distribution.distribution().num_model_replicas // jax.process_count() or 1
+
+
 def _uneven(num_devices):
     return (
         f"A batch has to be a multiple of {num_devices}, the number of devices of this process that share it. Choose "
         "such a `batch_size`, and leave out the last examples (`dataset.batch(…, drop_remainder=True)`, `x[:n]`) or "
         "repeat the data where they do not fill it."
     )
-
-
-def check_hosts_agree(model, facts):
-    """Raise a `ValueError` on every process if they differ in what has to be the same on all of them.
-
-    Args:
-        model: The model that they train.
-        facts: Dict from what is compared to its value, of which the `repr` counts.
-    """
-    if jax.process_count() == 1:
-        return
-    digests = [zlib.crc32(repr(value).encode()) for value in facts.values()]
-    everyone = multihost_utils.process_allgather(np.array(digests, "uint32"))
-    for (name, value), of_all in zip(facts.items(), everyone.T):
-        others = np.flatnonzero(of_all != of_all[0]).tolist()
-        if others:
-            raise ValueError(
-                f"The processes {others} disagree with process 0 on {name} of `{model.name}`; this is process "
-                f"{jax.process_index()} of {jax.process_count()}, where it is {value!r}. Run the same program "
-                "everywhere, with the same arguments and files."
-            )
