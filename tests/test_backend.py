@@ -24,8 +24,11 @@ def test_the_files_of_all_backends_have_the_same_names():
     names = []
     for name in ("tensorflow", "jax", "torch"):
         tree = ast.parse((folder / f"{name}.py").read_text())
-        functions = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-        names.append({function for function in functions if not function.startswith("_")})
+        functions = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        imported = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        assigned = {node.targets[0].id for node in tree.body if isinstance(node, ast.Assign)}
+        public = {function for function in functions if not function.startswith("_")}
+        names.append(public | ((imported | assigned) & set(keras_sam.backend.__all__)))
     assert names[0] == names[1] == names[2] == set(keras_sam.backend.__all__)
 
 
