@@ -1,12 +1,12 @@
-"""Trainings that tests run in processes of their own, on one host or more: `python hosts.py NAME FOLDER ARGUMENTS`."""
+"""Trainings that tests run in processes of their own, on one host or more."""
 
 import json
+import multiprocessing
 import os
 import resource
 import signal
 import socket
-import subprocess
-import sys
+import warnings
 
 import keras
 import numpy as np
@@ -105,7 +105,11 @@ def disagreeing(strategy, folder):
         said[name] = error_of(model)
     model = compiled(strategy)
     model.trainable_variables[0].assign(np.full((3, 8), task))
-    said["weights"] = error_of(model)
+    keras.utils.clear_session()  # which forgets the seed
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        said["weights"] = error_of(model)
+    said["unseeded"] = " ".join(str(warning.message) for warning in caught)
     with open(os.path.join(folder, f"said-{task}.json"), "w") as file:
         json.dump(said, file)
 
@@ -135,21 +139,24 @@ def start(name, folder, hosts=1, replicas=1, **arguments):
             free.bind(("127.0.0.1", 0))
             ports.append(free.getsockname()[1])
     cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    # Forked from a process that has imported TensorFlow and not begun to use it, which saves most of their time.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hosts"])
     processes = []
     for task in range(hosts):
-        environment = {**os.environ, "REPLICAS": str(replicas)}
-        if hosts > 1:
-            environment["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": task}})
-        command = [sys.executable, "-u", __file__, name, str(folder), json.dumps(arguments)]
-        with open(os.path.join(folder, f"{name}-{task}.log"), "w") as log:
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+        config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": task}}) if hosts > 1 else None
+        log = os.path.join(folder, f"{name}-{task}.log")
+        processes.append(context.Process(target=_run, args=(name, str(folder), log, config, replicas, arguments)))
+        processes[-1].start()
     return processes
 
 
-if __name__ == "__main__":
-    _, name, folder, arguments = sys.argv
-    replicas = int(os.environ["REPLICAS"])
-    if "TF_CONFIG" in os.environ:
+def _run(name, folder, log, config, replicas, arguments):
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if config is not None:
+        os.environ["TF_CONFIG"] = config
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     elif replicas > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
@@ -157,4 +164,11 @@ if __name__ == "__main__":
         strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
     else:
         strategy = tf.distribute.get_strategy()
-    globals()[name](strategy, folder, **json.loads(arguments))
+    globals()[name](strategy, folder, **arguments)
+
+
+def code_of(process, seconds=120):
+    """How it ended, or a failure where it did not."""
+    process.join(seconds)
+    assert process.exitcode is not None, f"{process} goes on after {seconds} seconds"
+    return process.exitcode

@@ -428,3 +428,7 @@ def test_a_model_made_outside_of_the_scope_is_refused(mirrored):
         inside.compile("sgd", "mse")
     with pytest.raises(ValueError, match=r"inside of `with strategy.scope\(\):`, `SAMModel.from_model` included"):
         keras_sam.SAMModel.from_model(plain).compile("sgd", "mse")
+    x, y = (a.astype("float32") for a in data(8))
+    outside.compile("sgd", "mse")
+    with mirrored(2).scope(), pytest.raises(ValueError, match="not made under the MirroredStrategy"):
+        outside.fit(x, y, verbose=0)

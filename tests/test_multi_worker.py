@@ -11,9 +11,9 @@ import pytest
 STATISTICS = ("4", "5")
 
 
-def ended(processes, seconds=120):
+def ended(processes):
     try:
-        return [process.wait(seconds) for process in processes]
+        return [hosts.code_of(process) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -49,3 +49,4 @@ def test_hosts_that_disagree_are_told_before_the_first_step(tmp_path):
         assert f"'rho': {rho}" in said["rule"]
         assert f"disagree on the seed; on the host of task {task} it is {task}." in said["seed"]
         assert "disagree on the initial weights" in said["weights"]
+        assert "No seed was set" in said["unseeded"]

@@ -16,6 +16,11 @@ LOST_HOST = (
     "`keras_sam.callbacks.BackupAndRestore` they go on from the last backup."
 )
 
+UNSEEDED = (
+    "No seed was set, so that hosts which shuffle the same arrays share them out differently: some examples would come "
+    "twice and others never. Call `keras.utils.set_random_seed(…)` with the same seed on all hosts, before all else."
+)
+
 
 class Trainer:
     """Mixin of `SAMTrainer`: the parts of `fit` and `evaluate` that Keras gets wrong on several replicas or hosts.
@@ -28,6 +33,8 @@ class Trainer:
             return super().make_train_function(force)
         if self.train_function is None or force:
             check_scope(self)
+            if _has_hosts(self.distribute_strategy) and keras_private.random_seed() is None:
+                warnings.warn(UNSEEDED, stacklevel=3)
             check_hosts_agree(self, _facts(self))
             self.train_function = _over_replicas(self, self.train_step)
 
