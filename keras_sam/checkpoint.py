@@ -68,7 +68,9 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     Example:
 
-    >>> model.fit(x, y, callbacks=[keras_sam.callbacks.BackupAndRestore("backup", save_freq=100)])
+    >>> backup = keras_sam.callbacks.BackupAndRestore("backup", save_freq=100)
+    >>> model.compile("sgd", "mse")
+    >>> history = model.fit(np.ones((8, 3)), np.ones((8, 2)), shuffle=False, callbacks=[backup], verbose=0)
     """
 
     def __init__(self, backup_dir, save_freq="epoch", delete_checkpoint=True):

@@ -34,6 +34,7 @@ PUBLIC = [
     keras_sam.in_ascent,
     keras_sam.rules.get,
     keras_sam.backend.value_and_grad,
+    keras_sam.callbacks.BackupAndRestore,
     keras_sam.callbacks.InnerMaximization,
     keras_sam.callbacks.SharpnessLogger,
     keras_sam.sharpness.average_sharpness,
