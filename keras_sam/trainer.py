@@ -9,7 +9,7 @@ from keras_sam import backend, rules
 from keras_sam.backend import keras_private, rule_state
 
 
-class SAMTrainer:
+class SAMTrainer(backend.Trainer):
     """Mixin that gives a Keras model class the compile option `sam`.
 
     ```

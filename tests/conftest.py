@@ -8,7 +8,7 @@ import tempfile
 
 BACKEND = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 # XLA's programs are small here and run a few times: LLVM would optimize them for longer than they run.
 LLVM = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
 os.environ["XLA_FLAGS"] = " ".join([*LLVM, os.environ.get("XLA_FLAGS", "")])
@@ -26,7 +26,9 @@ TENSORFLOW += ["augmentation", "commands", "data", "grid", "input_pipeline", "pi
 TENSORFLOW += ["analysis", "plots", "report", "runner"]
 # Of those that TensorFlow runs, the ones that have a process of their own, so that no core is idle at the end.
 APART = ["architectures", "augmentation", "demo", "efficientnet", "feeding", "grid", "networks", "pipelines", "runner"]
-collect_ignore = [] if BACKEND == "tensorflow" else [f"test_{name}.py" for name in TENSORFLOW]
+JAX = ["jax_distribution", "jax_processes"]
+ELSEWHERE = {"tensorflow": JAX, "jax": TENSORFLOW, "torch": TENSORFLOW + JAX}
+collect_ignore = [f"test_{name}.py" for name in ELSEWHERE[BACKEND]]
 
 
 def pytest_collection_modifyitems(session, config, items):

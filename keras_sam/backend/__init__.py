@@ -6,10 +6,12 @@ import keras
 
 SUPPORTED = ("tensorflow", "jax", "torch")
 __all__ = [
+    "Trainer",
     "check_model",
     "compiled",
     "cond",
     "hessian_vector_product",
+    "is_chief",
     "loop",
     "random_state_kept",
     "train_step",
@@ -31,12 +33,14 @@ else:
             "`sam=None`."
         )
 
-    _chosen = types.SimpleNamespace(**dict.fromkeys(__all__, _unsupported))
+    _chosen = types.SimpleNamespace(**{**dict.fromkeys(__all__, _unsupported), "Trainer": object})
 
+Trainer = _chosen.Trainer
 check_model = _chosen.check_model
 compiled = _chosen.compiled
 cond = _chosen.cond
 hessian_vector_product = _chosen.hessian_vector_product
+is_chief = _chosen.is_chief
 loop = _chosen.loop
 random_state_kept = _chosen.random_state_kept
 train_step = _chosen.train_step

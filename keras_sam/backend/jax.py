@@ -8,8 +8,12 @@ from keras import ops
 
 from keras_sam.backend import rule_state
 from keras_sam.backend.jax_convolutions import in_standard_layout
+from keras_sam.backend.jax_devices import data_axis, sam_gradient_of_devices
+from keras_sam.backend.jax_trainer import Trainer, check_devices, is_chief
 from keras_sam.backend.passes import Batch, check_weights, loss_scale
 from keras_sam.backend.step import sam_gradient, step_of, track
+
+__all__ = ["Trainer", "is_chief"]
 
 
 def value_and_grad(function, has_aux=False):
@@ -63,15 +67,7 @@ def check_model(model):
     """Raise a `ValueError` for a model that SAM would train wrongly on this backend."""
     if model.built:
         check_weights(model)
-    distribution = keras.distribution.distribution()
-    several = distribution is not None and distribution.device_mesh.devices.size > 1
-    # Without a pass at w, ε comes from the optimizer, which is the same everywhere.
-    if several and model.sam.m != "global" and model.sam.has_clean_pass:
-        raise ValueError(
-            f"Received `sam={model.sam!r}` under {type(distribution).__name__} on several devices. There Keras "
-            "computes one loss over all of them on the JAX backend, so that all examples share one ε̂; expected "
-            "`m='global'`, which says so."
-        )
+    check_devices(model)
 
 
 def train_step(model, sharpness, state, data):
@@ -93,14 +89,18 @@ def train_step(model, sharpness, state, data):
     with keras.StatelessScope(zip(optimizer.variables, optimizer_values)):
         step, scale = step_of(model), loss_scale(optimizer)
     beside = [*zip(model.non_trainable_variables, others), *zip(model.metrics_variables, metrics)]
-    result = sam_gradient(model, weights, batch, step, beside, scale)
+    axis = data_axis(model.sam)
+    if axis is None:
+        result, seen = sam_gradient(model, weights, batch, step, beside, scale), None
+    else:
+        result, seen = sam_gradient_of_devices(*axis, model, weights, batch, step, beside, scale)
     weights, optimizer_values = optimizer.stateless_apply(optimizer_values, result.gradient, weights)
     with keras.StatelessScope(zip(optimizer.variables, optimizer_values)) as scope:
         for variable, value in rule_state.updates(model, result.state, scale):
             variable.assign(value)
     optimizer_values = [scope.get_current_value(v) for v in optimizer.variables]
     with keras.StatelessScope([*beside, *result.updates]) as scope:
-        logs = track(model, sharpness, result, batch, step)
+        logs = track(model, sharpness, result, batch, step, seen)
     others = [scope.get_current_value(v) for v in model.non_trainable_variables]
     metrics = [scope.get_current_value(v) for v in model.metrics_variables]
     return logs, (weights, others, optimizer_values, metrics)

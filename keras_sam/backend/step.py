@@ -68,8 +68,16 @@ def sam_gradient(model, weights, batch, step, state=(), scale=None, guards=None,
     return over_micro_batches(run, batch, rule.m, rule.ascent_fraction, backend.loop, is_carried)
 
 
-def track(model, sharpness, result, batch, step):
-    """Updates the metrics by the pass at w, and the sharpness where this step computed it; returns the logs."""
+def track(model, sharpness, result, batch, step, seen=None):
+    """Updates the metrics by the pass at w, and the sharpness where this step computed it.
+
+    Args:
+        model, sharpness, result, batch, step: As a train step has them.
+        seen: `Batch`, the rows that `result.y_pred` is of. Defaults to `None`, those that `ascent_rows` takes.
+
+    Returns:
+        The logs, a dict.
+    """
     rule = model.sam
     size = num_examples(batch)
     unscale = keras_private.unscale_loss_for_distribution
@@ -77,7 +85,7 @@ def track(model, sharpness, result, batch, step):
     if rule.has_clean_pass:
         weight = ops.cast(size, "float32") * ops.cast(rule.needs_second_pass(step), "float32")
         sharpness.update_state(unscale(result.sharpness), sample_weight=weight)
-    x, y, sample_weight = ascent_rows(batch, rule.m, rule.ascent_fraction)
+    x, y, sample_weight = ascent_rows(batch, rule.m, rule.ascent_fraction) if seen is None else seen
     logs = model.compute_metrics(x, y, result.y_pred, sample_weight=sample_weight)
     # A `compute_metrics` of the user's own need not know of it.
     return {**logs, "sharpness": sharpness.result()} if rule.has_clean_pass else logs

@@ -97,6 +97,15 @@ def check_model(model):
         )
 
 
+def is_chief(model):
+    """Whether this process is the one that writes files for all."""
+    return True
+
+
+class Trainer:
+    """Mixin of `SAMTrainer`."""
+
+
 def train_step(model, sharpness, data):
     """One step of `fit` on this replica's share of the batch; the optimizer averages over replicas, once.
 

@@ -115,6 +115,15 @@ def check_model(model):
         raise ValueError(MISSED_WEIGHTS.format(names=", ".join(f"`{layer.name}`" for layer in wrapped)))
 
 
+def is_chief(model):
+    """Whether this process is the one that writes files for all."""
+    return True
+
+
+class Trainer:
+    """Mixin of `SAMTrainer`."""
+
+
 def train_step(model, sharpness, data):
     """One step of `fit`.
 
