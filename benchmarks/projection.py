@@ -5,7 +5,7 @@ KERAS_BACKEND=jax python benchmarks/projection.py --aot results/tpu_aot.json --o
 ```
 
 With b images a chip, F operations an image of one gradient, p gradients a step (1 for plain, SAM's ratio of operations
-for SAM), G bytes of gradients, and n chips in slices of s chips:
+for SAM), G bytes of gradients to average, w parameters, and n chips in slices of s chips:
 
 ```
 compute = b F p / (utilization · peak)
@@ -13,13 +13,15 @@ ring    = 2 (s − 1) / s · G / ICI                      # within a slice
 between = 2 (n/s − 1) / (n/s) · G / DCN                # 0 in one slice; DCN is that of a whole slice
 step    = compute + ring + between                     # nothing overlaps: the worst case
 images a second = n b / step
-memory of weights = copies · G                         # 3: weights, momentum, gradient; 5 for SAM: w + ε̂ and a gradient
+memory of weights = 4 w · copies                       # 3: weights, momentum, gradient; 5 for SAM: w + ε̂ and a gradient
 ```
 
-Read off programs: F (XLA's count of operations of the gradient, lowered with shapes alone), G, and from the file of
-tpu_aot.py, where there is one, the ratio of operations and the all-reduce bytes of SAM over plain; without it they are
-the 2 and 1 of Algorithm 1. From the data sheet of v5e: peak, memory, bandwidths, the chips of a slice. Assumed:
-utilization. All the rest is projected, and no chip has run it. Activations are not projected.
+Read off programs: F (XLA's count of operations of the gradient, lowered with shapes alone), w, and from the file of
+tpu_aot.py, where there is one, SAM's ratio of operations and the bytes all-reduced for each parameter: in
+mixed_bfloat16 XLA sends plain Keras's gradient in two bytes a parameter and SAM's, which leaves the step of a device as
+the float32 that it is, in four. Without the file they are the 2 of Algorithm 1, and four bytes for both. From the data
+sheet of v5e: peak, memory, bandwidths, the chips of a slice. Assumed: utilization. All the rest is projected, and no
+chip has run it. Activations are not projected.
 
 Batches are the paper's: 16 images of 600 pixels a chip for B7, 4 of 475 for L2 (table 3).
 
@@ -30,10 +32,12 @@ import argparse
 import json
 import pathlib
 import sys
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import report
+from resnet import resnet
 
 # https://cloud.google.com/tpu/docs/v5e: bytes and seconds. ICI is one direction, DCN that of a pod, which is a slice.
 V5E = {"peak": 197e12, "memory": 16e9, "ici": 200e9, "dcn": 800e9, "slice": 256}
@@ -41,22 +45,32 @@ V5E = {"peak": 197e12, "memory": 16e9, "ici": 200e9, "dcn": 800e9, "slice": 256}
 NETWORKS = {"b7": (600, 16), "l2": (475, 4)}
 
 
-def project(flops, gradient_bytes, batch_size, num_chips, utilization, flops_ratio=2.0, bytes_ratio=1.0, chip=V5E):
+class Costs(NamedTuple):
+    """SAM's operations over plain's, and the bytes that each all-reduces for a parameter."""
+
+    flops_ratio: float = 2.0
+    plain_bytes: float = 4.0
+    sam_bytes: float = 4.0
+
+
+def project(flops, parameters, batch_size, num_chips, utilization, costs=Costs(), chip=V5E):  # noqa: B008
     """The formula of this file's docstring for SAM and for plain; a dict of seconds, bytes and rates."""
     in_slice = min(num_chips, chip["slice"])
     slices = -(-num_chips // chip["slice"])
-    ring = 2 * (in_slice - 1) / in_slice * gradient_bytes / chip["ici"]
-    between = 2 * (slices - 1) / slices * gradient_bytes / chip["dcn"]
+    seconds_per_byte = 2 * (in_slice - 1) / in_slice / chip["ici"] + 2 * (slices - 1) / slices / chip["dcn"]
     rows = {}
-    for name, gradients, sent, copies in (("plain", 1.0, 1.0, 3), ("SAM", flops_ratio, bytes_ratio, 5)):
+    for name, gradients, sent, copies in (
+        ("plain", 1.0, costs.plain_bytes, 3),
+        ("SAM", costs.flops_ratio, costs.sam_bytes, 5),
+    ):
         compute = batch_size * flops * gradients / (utilization * chip["peak"])
-        communication = sent * (ring + between)
+        communication = sent * parameters * seconds_per_byte
         rows[name] = {
             "compute_seconds": compute,
             "communication_seconds": communication,
             "step_seconds": compute + communication,
             "images_per_second": num_chips * batch_size / (compute + communication),
-            "weight_memory_bytes": copies * gradient_bytes,
+            "weight_memory_bytes": copies * 4 * parameters,
         }
     return {**rows, "ratio": rows["SAM"]["step_seconds"] / rows["plain"]["step_seconds"], "slices": slices}
 
@@ -86,29 +100,27 @@ def gradient_of(scale, image_size):
 
 
 def ahead_of_time(path):
-    """SAM over plain in operations and in all-reduced bytes, as compiled for TPU; `None` without a file."""
+    """`Costs` as compiled for TPU, ResNet-20's; `None` without a file."""
     if path is None or not pathlib.Path(path).exists():
         return None
-    rows = json.loads(pathlib.Path(path).read_text())["rows"]
-    plain, sam = (next(row for name, row in rows.items() if is_sam == ("SAM" in name)) for is_sam in (False, True))
-    return {key: sam[key] / plain[key] for key in ("flops", "all_reduce_bytes")}
+    costs = json.loads(pathlib.Path(path).read_text())["costs"]
+    plain, sam = costs["keras.Model"], next(cost for name, cost in costs.items() if name.startswith("SAM"))
+    sent = [cost["all_reduce_bytes"] / resnet().count_params() for cost in (plain, sam)]
+    return Costs(sam["flops"] / plain["flops"], *sent)
 
 
 def measure(networks, chips, utilization, aot):
     compiled = ahead_of_time(aot)
-    ratios = compiled or {"flops": 2.0, "all_reduce_bytes": 1.0}
     rows, counted = [], {}
     for scale in networks:
         image_size, batch_size = NETWORKS[scale]
         flops, parameters = gradient_of(scale, image_size)
         counted[scale] = {"flops_per_image": flops, "parameters": parameters}
         for n in chips:
-            projected = project(
-                flops, 4 * parameters, batch_size, n, utilization, ratios["flops"], ratios["all_reduce_bytes"]
-            )
+            projected = project(flops, parameters, batch_size, n, utilization, compiled or Costs())
             rows.append({"network": scale, "image_size": image_size, "chips": n, "batch_size": batch_size, **projected})
-    config = {"chip": "TPU v5e", **V5E, "utilization": utilization}
-    return {"config": config, "ahead_of_time": compiled, "counted": counted, "rows": rows}
+    config = {"chip": "TPU v5e", **V5E, "utilization": utilization, **(compiled or Costs())._asdict()}
+    return {"config": config, "compiled_for_tpu": compiled is not None, "counted": counted, "rows": rows}
 
 
 def print_results(results):
@@ -119,25 +131,26 @@ def print_results(results):
             str(row["slices"]),
             str(row["chips"] * row["batch_size"]),
             *(f"{1e3 * row[name]['compute_seconds']:.0f}" for name in ("plain", "SAM")),
-            f"{1e3 * row['SAM']['communication_seconds']:.1f}",
-            f"{row['ratio']:.3f}",
+            *(f"{1e3 * row[name]['communication_seconds']:.1f}" for name in ("plain", "SAM")),
+            f"{row['ratio']:.2f}",
             *(f"{row[name]['images_per_second']:,.0f}" for name in ("plain", "SAM")),
             *(f"{row[name]['weight_memory_bytes'] / 1e9:.1f}" for name in ("plain", "SAM")),
         )
         for row in results["rows"]
     ]
-    header = ("EfficientNet", "chips", "slices", "batch", "plain ms", "SAM ms", "all-reduce ms", "SAM / plain")
-    header += ("plain im/s", "SAM im/s", "plain GB", "SAM GB")
+    header = ("EfficientNet", "chips", "slices", "batch", "compute", "SAM", "reduce", "SAM", "ratio")
+    header += ("im/s", "SAM", "GB", "SAM")
     counted = "; ".join(
         f"{name.upper()}: {c['flops_per_image'] / 1e9:,.0f} Gflop an image's gradient, {c['parameters'] / 1e6:.1f} M "
         "parameters"
         for name, c in results["counted"].items()
     )
-    source = "compiled for TPU" if results["ahead_of_time"] else "of Algorithm 1"
+    source = "compiled for TPU" if results["compiled_for_tpu"] else "of Algorithm 1"
     report.print_table(
         f"Projected, TPU v5e at an assumed utilization of {results['config']['utilization']:.0%}",
         header,
         cells,
+        "compute and reduce in ms, GB of weights and their like a chip; plain first, then SAM\n"
         f"counted: {counted}. SAM's ratios of operations and bytes: {source}. All else: projected, see the docstring.",
     )
 

@@ -370,7 +370,7 @@ def test_the_points_of_scaling_are_what_its_axes_say():
 def test_the_projection_by_hand():
     """1.5 s a gradient at half of 4 op/s; 8 bytes at 2 bytes a second round a slice of 4, at 1 between two slices."""
     chip = {"peak": 4.0, "ici": 2.0, "dcn": 1.0, "slice": 4}
-    one = projection.project(1.5, 8, 2, 4, utilization=0.5, chip=chip)
+    one = projection.project(1.5, 2, 2, 4, utilization=0.5, chip=chip)
     assert one["plain"] == {
         "compute_seconds": 1.5,
         "communication_seconds": 2 * 3 / 4 * 8 / 2,
@@ -380,10 +380,20 @@ def test_the_projection_by_hand():
     }
     assert (one["SAM"]["step_seconds"], one["ratio"], one["slices"]) == (9.0, 1.2, 1)
     assert one["SAM"]["weight_memory_bytes"] == 40
-    two = projection.project(1.5, 8, 2, 8, 0.5, flops_ratio=3.0, bytes_ratio=1.5, chip=chip)
+    two = projection.project(1.5, 2, 2, 8, 0.5, projection.Costs(3.0, 4.0, 6.0), chip=chip)
     assert two["plain"]["communication_seconds"] == 6.0 + 2 * 1 / 2 * 8 / 1
     assert two["SAM"]["step_seconds"] == 4.5 + 1.5 * 14.0
     assert two["slices"] == 2
+
+
+def test_the_projection_reads_what_was_compiled_for_tpu(tmp_path):
+    path = tmp_path / "tpu_aot.json"
+    assert projection.ahead_of_time(path) is None
+    weights = resnet().count_params()
+    costs = {"keras.Model": {"flops": 10.0, "all_reduce_bytes": 2 * weights}}
+    costs |= {"MSAM(rho=2)": {}, "SAM(rho=0.05)": {"flops": 21.0, "all_reduce_bytes": 4 * weights}}
+    path.write_text(json.dumps({"costs": costs}))
+    assert projection.ahead_of_time(path) == projection.Costs(2.1, 2.0, 4.0)
 
 
 def test_the_projection_asks_for_jax(capsys):
