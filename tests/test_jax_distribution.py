@@ -12,6 +12,7 @@ from keras import layers
 from oracle import values_of
 
 import keras_sam
+from keras_sam.experiments import strategies
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -383,3 +384,55 @@ def test_batches_that_the_devices_cannot_share_evenly_are_refused():
         assert int(model.optimizer.iterations) == 3
         model.fit(x, y, batch_size=4, steps_per_epoch=3, verbose=0)
         assert int(model.optimizer.iterations) == 6
+
+
+def test_several_steps_in_an_execution_are_the_same_steps():
+    x, y = data(24)
+
+    def trained(**options):
+        keras.utils.set_random_seed(1)
+        model = tanh_net("sam")
+        model.compile("sgd", "mse", **options)
+        model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+        return flat(values_of(model.trainable_variables))
+
+    with data_parallel(2):
+        np.testing.assert_allclose(trained(steps_per_execution=2), trained(), rtol=0, atol=TOLERANCE)
+
+
+def test_predictions_that_are_no_rows_are_averaged_over_devices():
+    class Net(keras_sam.SAMModel):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(2)
+            self.largest = keras.metrics.Mean(name="largest")
+
+        def call(self, x):
+            y = self.dense(x)
+            return {"y": y, "largest": keras.ops.max(y)}
+
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return keras.ops.mean(keras.ops.square(y - y_pred["y"]))
+
+        def compute_metrics(self, x, y, y_pred, sample_weight=None):
+            assert y_pred["y"].shape == y.shape
+            self.largest.update_state(y_pred["largest"])
+            return self.get_metrics_result()
+
+    x, y = data(8)
+    with data_parallel(2):
+        model = Net()
+        model(x)
+        model.compile("sgd", "mse")
+        predictions = values_of([model.dense(x)])[0]
+        history = model.fit(x, y, batch_size=8, shuffle=False, verbose=0).history
+    want = np.mean([half.max() for half in np.split(predictions, 2)])
+    np.testing.assert_allclose(history["largest"], [want], rtol=1e-6)
+
+
+def test_the_command_line_spreads_a_run_over_all_devices():
+    with strategies.scope("data-parallel"):
+        distribution = keras.distribution.distribution()
+        assert distribution.num_model_replicas == len(jax.devices())
+        tanh_net("sam").fit(*data(8), verbose=0)
+    assert keras.distribution.distribution() is None
