@@ -2,6 +2,7 @@
 
 ```
 python benchmarks/peers.py --output results/peers.json
+python benchmarks/peers.py --profile --nets ResNet-20 --cores 1
 ```
 
 ResNet-20 (batch 64) and WRN-16-4 (batch 32) on one constant CIFAR-shaped batch, SGD with momentum. Each backend has a
@@ -18,7 +19,12 @@ The gates: ours at most 2.0 on TensorFlow and JAX and 2.1 on torch, and not abov
 whose ascent does the same work. `above peer` is the median over rounds of the difference of the two ratios; "tie" where
 its quartiles lie on both sides of 0.
 
-Cost: about 10 minutes for both networks on 2 idle CPU cores with `--rounds 5`.
+`--cores 1` keeps all of it on one core: where other processes run, threads that wait for each other waste more time
+than they save (torch's plain step took 2.1 processor seconds with two threads there and 0.31 with one). `--profile`
+says which ops the plain steps of torch spend their time in.
+
+Cost: about 10 minutes for both networks on 2 idle CPU cores with `--rounds 5`. It needs tf_keras, optax and
+pytorch_optimizer, which the extra `dev` installs.
 """
 
 import argparse
@@ -170,7 +176,7 @@ def on_torch(make, options, batch_size):
             loss = torch.nn.functional.cross_entropy(model(x), y)
             loss.backward()
             optimizer.step()
-            return loss
+            return loss.detach()
 
         return lambda steps: _finite([step() for _ in range(steps)][-1])
 
@@ -185,7 +191,7 @@ def on_torch(make, options, batch_size):
             optimizer.first_step(zero_grad=True)
             torch.nn.functional.cross_entropy(model(x), y).backward()
             optimizer.second_step(zero_grad=True)
-            return loss
+            return loss.detach()
 
         return lambda steps: _finite([step() for _ in range(steps)][-1])
 
@@ -276,8 +282,31 @@ def failures(races):
     return failed
 
 
-def race_in_process(backend, **config):
-    command = [sys.executable, __file__, "--child", json.dumps(config)]
+def profile(net, seed=0):
+    """What one process does with `--profile`: milliseconds a step of each contender's plain step, by op."""
+    import torch
+
+    make, options, batch_size = NETS[net]
+    keras.utils.set_random_seed(seed)
+    found = {}
+    for name, contender in on_torch(make, options, batch_size).items():
+        contender.plain(2)
+        with torch.profiler.profile() as profiler:
+            contender.plain(2)
+        spent = {event.key: event.self_cpu_time_total / 2e3 for event in profiler.key_averages()}
+        found[name] = dict(sorted(spent.items(), key=lambda item: -item[1]))
+    return found
+
+
+def print_profile(found, count=8):
+    for name, spent in found.items():
+        total = sum(spent.values())
+        cells = [(op, f"{ms:.1f}", f"{ms / total:.0%}") for op, ms in list(spent.items())[:count]]
+        report.print_table(f"{name}: {total:.0f} ms a plain step", ("op", "ms", "share"), cells)
+
+
+def in_process(backend, flags=(), **config):
+    command = [sys.executable, __file__, *flags, "--child", json.dumps(config)]
     environment = {**os.environ, "KERAS_BACKEND": backend}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
     if done.returncode:
@@ -290,10 +319,12 @@ def measure(backends, nets, steps, rounds, seed):
     races, versions = [], {}
     for net in nets:
         for backend in backends:
-            found = race_in_process(backend, net=net, steps=steps, rounds=rounds, seed=seed)
+            found = in_process(backend, net=net, steps=steps, rounds=rounds, seed=seed)
             versions |= found.pop("versions")
             races.append({"backend": backend, "net": net, "batch_size": NETS[net][2], **found})
-    return {"config": {"steps": steps, "rounds": rounds, "seed": seed}, "peer_versions": versions, "races": races}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    config = {"steps": steps, "rounds": rounds, "seed": seed, "cores": cores}
+    return {"config": config, "peer_versions": versions, "races": races}
 
 
 def print_results(results):
@@ -329,13 +360,22 @@ def main(argv=None):
     parser.add_argument("--rounds", type=int, default=10, help="blocks of each contender")
     parser.add_argument("--steps", type=int, default=1, help="steps of a block of the slowest contender")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cores", type=int, help="how many of the machine's cores to use, on Linux; default: all")
+    parser.add_argument("--profile", action="store_true", help="time the ops of the plain steps instead (torch)")
     parser.add_argument("--output", help="JSON file for the results; the picture is beside it")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a gate does not hold")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     options = vars(parser.parse_args(argv))
-    output, check, child = options.pop("output"), options.pop("check"), options.pop("child")
+    output, check, child, cores, by_op = (options.pop(n) for n in ("output", "check", "child", "cores", "profile"))
     if child:
-        print(json.dumps(race(**child)))
+        print(json.dumps(profile(**child) if by_op else race(**child)), flush=True)
+        # torch's profiler and TensorFlow, which Keras loads for its data sets, disagree when a process ends.
+        return os._exit(0) if by_op else 0
+    if cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
+    if by_op:
+        for net in options["nets"]:
+            print_profile(in_process("torch", ["--profile"], net=net))
         return 0
     results = measure(**options)
     print_results(results)
