@@ -423,3 +423,19 @@ def test_a_sweep_of_memory(tmp_path, monkeypatch, capsys):
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     sizes = [sum(a * b for a, b in zip(p["widths"], p["widths"][1:])) for p in memory.SWEEPS["parameters"]]
     np.testing.assert_allclose(sizes, [1e6, 3e6, 1e7, 3e7, 1e8], rtol=0.01)
+
+
+@pytest.mark.usefixtures("eager_functions")
+def test_options_run(tmp_path, monkeypatch, capsys):
+    import options
+
+    monkeypatch.setitem(options.NETS, "dense", (lambda: memory.dense_net([2, 3]), (2,)))
+    path = tmp_path / "options.json"
+    arguments = ["--nets", "dense", "--options", "run_eagerly=True", "--batch-size", "2", "--steps", "1"]
+    assert options.main([*arguments, "--rounds", "1", "--output", str(path)]) == 0
+    results = json.loads(path.read_text())
+    wall = results["times"]["dense"]["wall"]
+    row = results["rows"]["dense, run_eagerly=True"]
+    assert row["speed"] == pytest.approx(wall["defaults"][0] / wall["run_eagerly=True"][0])
+    assert row["images_per_second"] == pytest.approx(2 / wall["run_eagerly=True"][0])
+    assert f"{row['speed']:.2f}" in capsys.readouterr().out
