@@ -336,7 +336,7 @@ def print_results(results):
                 f"{row['plain_images_per_second']:.0f}",
                 f"{row['sam_images_per_second']:.0f}",
                 f"{row['ratio']:.3f}",
-                "{:.3f} – {:.3f}".format(*row["quartiles"]),
+                "{:.2f}–{:.2f}".format(*row["quartiles"]),
                 f"{row['cpu_ratio']:.3f}",
                 row["ascent"],
                 *report.verdict(row["ratio"], row["limit"]),
@@ -389,6 +389,7 @@ def picture(results):
     """Ratios with their quartiles, and images a second, a row a contender."""
     from matplotlib.figure import Figure
 
+    note = "whiskers: quartiles over rounds; palest bar: its ascent runs in inference mode"
     nets = list(dict.fromkeys(race["net"] for race in results["races"]))
     figure = Figure(figsize=(11, 0.9 + 3.4 * len(nets)), layout="constrained")
     for (ratios, speeds), net in zip(np.atleast_2d(figure.subplots(len(nets), 2)), nets):
@@ -405,7 +406,7 @@ def picture(results):
             speeds.barh(place + 0.2, row["plain_images_per_second"], 0.4, color=color, alpha=0.45)
             speeds.barh(place - 0.2, row["sam_images_per_second"], 0.4, color=color)
         ratios.axvline(2, color="black", linewidth=0.8, linestyle=":")
-        ratios.set(yticks=places, yticklabels=labels, title=f"{net}: SAM step / plain step", xlabel="ratio (0 to …)")
+        ratios.set(yticks=places, yticklabels=labels, title=f"{net}: SAM step / its own plain step", xlabel=note)
         speeds.set(yticks=places, yticklabels=[], title="images a second: plain (pale) and SAM", xlabel="images / s")
     return figure
 
