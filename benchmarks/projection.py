@@ -158,7 +158,7 @@ def print_results(results):
 def picture(results):
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
     times, rates = figure.subplots(1, 2)
     labels = [f"{r['network'].upper()}, {r['chips']} chips" for r in results["rows"]]
     places = np.arange(len(labels))[::-1]
@@ -166,13 +166,14 @@ def picture(results):
         compute = np.array([1e3 * r[name]["compute_seconds"] for r in results["rows"]])
         sent = [1e3 * r[name]["communication_seconds"] for r in results["rows"]]
         times.barh(places + shift, compute, 0.38, color=color, label=f"{name}: compute")
-        times.barh(places + shift, sent, 0.38, left=compute, color="tab:orange", label=f"{name}: all-reduce")
-        speed = [r[name]["images_per_second"] for r in results["rows"]]
-        rates.barh(places + shift, speed, 0.38, color=color, label=name)
+        label = "all-reduce of either" if name == "SAM" else None
+        times.barh(places + shift, sent, 0.38, left=compute, color="tab:orange", label=label)
+        rates.plot([r[name]["images_per_second"] for r in results["rows"]], places, "o", color=color, label=name)
     times.set(yticks=places, yticklabels=labels, xlabel="ms", title="A step (projected)")
-    rates.set(yticks=places, yticklabels=[], xlabel="images / s, logarithmic", xscale="log", title="Speed (projected)")
-    times.legend(fontsize="small")
-    rates.legend(fontsize="small")
+    rates.set(yticks=places, yticklabels=[], xlabel="images / s", xscale="log", title="Speed (projected)")
+    rates.set_ylim(times.get_ylim())
+    rates.grid(axis="x", alpha=0.3)
+    figure.legend(handles=times.get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
     return figure
 
 
