@@ -207,19 +207,19 @@ def print_results(results):
                 row["backend"],
                 f"{1e3 * row['seconds']:.1f}",
                 f"{row['ratio']:.3f}",
-                "{:.2f} – {:.2f}".format(*row["quartiles"]),
+                "{:.2f}–{:.2f}".format(*row["quartiles"]),
                 f"{row['cpu_ratio']:.3f}",
                 *report.verdict(row["ratio"], row["limit"]),
-                "{} / {:,}".format(*row["plain_collectives"]),
-                "{} / {:,}".format(*row["collectives"]),
-                f"{row['weight_bytes']:,}",
+                *(f"{row[key][0]} / {row[key][1] / 1e3:,.1f}" for key in ("plain_collectives", "collectives")),
+                f"{row['weight_bytes'] / 1e3:,.1f}",
                 {None: "", True: "yes", False: "NO"}[communicates_as_plain(row)],
             )
             for row in rows
         ]
-        header = (by, "backend", "ms", "ratio", "quartiles", "cpu", "limit", "holds")
-        header += ("plain: count / bytes", "SAM: count / bytes", "weights", "holds")
-        report.print_table(f"SAM over {PLAIN}, by {by}", header, cells)
+        header = (by, "on", "ms", "ratio", "quartiles", "cpu", "limit", "holds")
+        header += ("plain sends", "SAM sends", "weights", "holds")
+        caption = "sends: the collectives of a step and their kB, of one replica; weights in kB"
+        report.print_table(f"SAM over {PLAIN}, by {by}", header, cells, caption)
 
 
 def failures(rows):
