@@ -229,34 +229,37 @@ def failures(rows):
 
 
 def picture(results):
+    """A row an axis: the time of SAM's step over plain's, and where there are several replicas what both send."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    (replicas, parameters), (shares, steps) = figure.subplots(2, 2)
-    colors = {"tensorflow": "tab:orange", "jax": "tab:blue"}
-    for backend, color in colors.items():
-        rows = {by: [r for r in results["rows"] if (r["backend"], r["by"]) == (backend, by)] for by in BY}
-        for axes, by in ((replicas, "replicas"), (shares, "m"), (steps, "ascent_steps")):
-            places = [str(row["at"]).rpartition("= ")[2] for row in rows[by]]
-            medians = np.array([row["ratio"] for row in rows[by]])
-            quartiles = np.array([row["quartiles"] for row in rows[by]]).reshape(-1, 2).T
-            error = np.abs(quartiles - medians)
-            axes.errorbar(places, medians, error, marker="o", capsize=3, color=color, label=backend)
-        sizes = [row["weight_bytes"] / 1e6 for row in rows["parameters"]]
-        for key, style, name in (("plain_collectives", ":s", "plain"), ("collectives", "--o", "SAM")):
-            sent = [row[key][1] / 1e6 for row in rows["parameters"]]
-            parameters.loglog(sizes, sent, style, color=color, label=f"{name}, {backend}", alpha=0.7)
-    parameters.set(xlabel="MB of weights", ylabel="MB", title="Bytes that a replica all-reduces in a step")
-    replicas.set(xlabel="replicas", ylabel="SAM step / plain step", title="By replicas")
-    shares.set(xlabel="m, of a batch of b", ylabel="SAM step / plain step", title="By m")
-    steps.set(xlabel="ascent steps k; dotted: k + 1", ylabel="SAM step / plain step", title="By ascent steps")
-    steps.plot(["1", "2", "4"], [2, 3, 5], ":", color="black")
-    for axes in (replicas, shares):
-        axes.axhline(2, color="black", linewidth=0.8, linestyle=":")
-    for axes in (replicas, parameters, shares, steps):
-        axes.legend()
-        if axes is not parameters:
-            axes.set_ylim(bottom=0)
+    axes_of = list(dict.fromkeys(row["by"] for row in results["rows"]))
+    figure = Figure(figsize=(10, 3.2 * len(axes_of)), layout="constrained")
+    labels = {"m": "m, of a batch of b", "ascent_steps": "ascent steps k (dotted: k + 1)"}
+    for (times, sent), by in zip(np.atleast_2d(figure.subplots(len(axes_of), 2)), axes_of):
+        for backend, color in (("tensorflow", "tab:orange"), ("jax", "tab:blue")):
+            rows = [row for row in results["rows"] if (row["backend"], row["by"]) == (backend, by)]
+            places = [str(row["at"]).rpartition("= ")[2] for row in rows]
+            places = places if by == "m" else [int(place) for place in places]
+            medians = np.array([row["ratio"] for row in rows])
+            error = np.abs(np.array([row["quartiles"] for row in rows]).reshape(-1, 2).T - medians)
+            times.errorbar(places, medians, error, marker="o", capsize=3, color=color, label=backend)
+            for key, style, name in (("plain_collectives", ":s", "plain"), ("collectives", "-o", "SAM")):
+                several = [(at, row[key][1] / row["weight_bytes"]) for at, row in zip(places, rows) if row[key][0]]
+                if several:
+                    sent.plot(*zip(*several), style, color=color, fillstyle="none", label=f"{name}, {backend}")
+        expected = [(1, 2), (4, 5)] if by == "ascent_steps" else None
+        times.plot(*zip(*expected), ":k") if expected else times.axhline(2, color="black", linestyle=":")
+        times.set(xlabel=labels.get(by, by), title=f"Time by {by}: SAM / plain")
+        times.set_ylim(bottom=0)
+        times.legend()
+        if not sent.lines:
+            sent.set_axis_off()
+            continue
+        sent.set(xlabel=labels.get(by, by), title="All-reduced bytes / bytes of the weights", ylim=(0.9, 1.15))
+        sent.legend()
+        if by == "parameters":
+            times.set_xscale("log")
+            sent.set_xscale("log")
     return figure
 
 
