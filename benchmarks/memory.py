@@ -2,6 +2,8 @@
 
 ```
 python benchmarks/memory.py --output memory.json
+python benchmarks/memory.py --sweep parameters --output memory_parameters.json
+python benchmarks/memory.py --sweep batch --output memory_batch.json
 ```
 
 A dense net of 227 MB of float32 weights in layers of 8 to 67 MB, trained by a few steps of `fit` with a batch so small
@@ -13,8 +15,12 @@ glibc keeps freed blocks of up to 32 MB, in an order that depends on the threads
 all processes run with MALLOC_MMAP_THRESHOLD_=65536, which returns such blocks at once: without it plain Keras peaks 0.5
 weights higher and SAM 0.4, so that the comparison gets stricter by it. MALLOC_ARENA_MAX changes nothing.
 
+A sweep measures SAM at 1 to 100 million parameters, or at batches of 8 to 4,096 with 10 million, where activations
+count. Equal runs differ by some 20 MB, more than 2.2 times the smallest nets' weights: `noise` stands for an excess
+smaller than that.
+
 Cost: about 4 minutes on 2 CPU cores and 2 GB of memory. Expect 1.4 times the weights for SAM with p = 2, with ρ a
-number or a schedule, 0.9 with p = inf, and 0 for a constant ρ of 0.
+number or a schedule, 0.9 with p = inf, and 0 for a constant ρ of 0. A sweep takes about 4 minutes too.
 """
 
 import argparse
@@ -33,6 +39,12 @@ from step_cost import PLAIN, VARIANTS, compiled
 
 IMPORTS = "imports alone"
 WIDTHS = (2048, 4096, 4096, 4096, 2048, 2048, 1024)
+SAM = "SAM(rho=0.05)"
+# Four square layers: 1, 3, 10, 30 and 100 million parameters.
+SWEEPS = {
+    "parameters": [{"widths": [width] * 5, "batch_size": 8} for width in (498, 864, 1578, 2736, 4996)],
+    "batch": [{"widths": [1578] * 5, "batch_size": size} for size in (8, 64, 512, 4096)],
+}
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
@@ -119,6 +131,76 @@ def measure(names, widths=WIDTHS, batch_size=8, steps=4, repeats=3):
     }
 
 
+def sweep(by, steps=4, repeats=3):
+    """SAM beside plain Keras at each point of a sweep; returns what is written as JSON, the environment aside."""
+    points = [measure([SAM], **point, steps=steps, repeats=repeats) for point in SWEEPS[by]]
+    rows = []
+    for point in points:
+        plain, sam, config = point["rows"][PLAIN], point["rows"][SAM], point["config"]
+        spread = max(plain["spread_mb"], sam["spread_mb"])
+        rows.append(
+            {
+                "parameters": config["weight_bytes"] // 4,
+                "batch_size": config["batch_size"],
+                "weight_mb": config["weight_bytes"] / 1e6,
+                "plain_mb": plain["peak_mb"],
+                "noise_mb": spread,
+                **{key: sam[key] for key in ("peak_mb", "extra_mb", "ratio", "limit")},
+                "holds": "yes" if sam["ratio"] <= sam["limit"] else "noise" if sam["extra_mb"] <= spread else "NO",
+            }
+        )
+    return {"by": by, "rows": rows, "points": points}
+
+
+def print_sweep(results):
+    cells = [
+        (
+            f"{row['parameters'] / 1e6:.1f}",
+            str(row["batch_size"]),
+            *(f"{row[key]:.0f}" for key in ("weight_mb", "plain_mb", "peak_mb")),
+            f"{row['extra_mb']:+.0f}",
+            f"{row['noise_mb']:.0f}",
+            f"{row['ratio']:+.2f}",
+            f"≤ {row['limit']:.2f}",
+            row["holds"],
+        )
+        for row in results["rows"]
+    ]
+    header = (
+        "M parameters",
+        "batch",
+        "weights MB",
+        "plain MB",
+        "SAM MB",
+        "extra MB",
+        "± MB",
+        "extra",
+        "limit",
+        "holds",
+    )
+    caption = f"MB: peak of the process; extra: {SAM} over {PLAIN}, also in units of the weights"
+    report.print_table(f"Peak memory by {results['by']}", header, cells, caption)
+
+
+def picture(results):
+    """What SAM adds to the peak, beside the limit."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    rows = results["rows"]
+    x = [row["parameters"] if results["by"] == "parameters" else row["batch_size"] for row in rows]
+    noise = [row["noise_mb"] for row in rows]
+    axes.errorbar(x, [row["extra_mb"] for row in rows], noise, marker="o", capsize=3, label="SAM over keras.Model")
+    axes.plot(x, [row["limit"] * row["weight_mb"] for row in rows], ":", color="black", label="2.2 × the weights")
+    axes.plot(x, [row["weight_mb"] for row in rows], ":", color="0.6", label="the weights")
+    if results["by"] == "batch":
+        axes.plot(x, [row["plain_mb"] for row in rows], color="0.6", label="keras.Model: whole process")
+    axes.set(xscale="log", xlabel=results["by"], ylabel="MB", title=f"Peak memory that SAM adds, by {results['by']}")
+    axes.legend()
+    return figure
+
+
 def print_results(results):
     cells = [
         (
@@ -149,14 +231,22 @@ def main(argv=None):
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4, help="training steps of each process")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each variant")
+    parser.add_argument("--sweep", choices=SWEEPS, help="SAM alone, at several sizes; in place of the three above")
     parser.add_argument("--output", help="JSON file for the results")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a limit does not hold")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     options = vars(parser.parse_args(argv))
-    output, check, child = options.pop("output"), options.pop("check"), options.pop("child")
+    output, check, child, by = (options.pop(name) for name in ("output", "check", "child", "sweep"))
     if child:
         print(json.dumps(train(**child)))
         return 0
+    if by:
+        results = sweep(by, options["steps"], options["repeats"])
+        print_sweep(results)
+        if output:
+            report.save(output, results)
+            report.save_figure(output, picture(results))
+        return int(check and any(row["holds"] == "NO" for row in results["rows"]))
     results = measure(options.pop("variants"), **options)
     print_results(results)
     if output:

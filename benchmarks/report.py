@@ -1,4 +1,6 @@
-"""What every benchmark ends with: a table for the eye and a JSON file for the record."""
+"""What every benchmark ends with: a table for the eye, a JSON file for the record and a picture."""
+
+import pathlib
 
 import rich.box
 import rich.console
@@ -10,6 +12,12 @@ from keras_sam.experiments import results
 def save(path, measured):
     """Write what was measured as JSON, with what it takes to measure it again."""
     results.write_json(path, {**results.provenance(), **measured})
+
+
+def save_figure(path, figure):
+    """Write a picture beside a JSON file, under its name."""
+    with results.replacing(pathlib.Path(path).with_suffix(".png")) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def print_table(title, header, rows, caption=None, file=None):

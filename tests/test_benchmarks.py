@@ -9,13 +9,17 @@ import keras
 import numpy as np
 import psutil
 import pytest
+from conftest import required
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import memory
+import peers
+import projection
 import report
+import scaling
 import step_cost
-from resnet import resnet
+from resnet import resnet, wide_resnet
 
 import keras_sam
 from keras_sam import SAM
@@ -132,6 +136,31 @@ def test_resnet_20_is_the_cifar_resnet():
         resnet(18)
 
 
+def test_wrn_16_4_is_the_wide_resnet():
+    """2.7 million weights (Zagoruyko and Komodakis, 2016, table 4), 2.75 with the shortcuts' projections."""
+    model = wide_resnet()
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert [len([c for c in convolutions if c.kernel_size[0] == size]) for size in (3, 1)] == [13, 3]
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 2_748_890
+    with pytest.raises(ValueError, match="depth=18"):
+        wide_resnet(18)
+
+
+@pytest.mark.parametrize("net", [resnet, wide_resnet])
+def test_the_networks_are_the_same_in_tf_keras_and_for_channels_first(net):
+    library = required("tf_keras")
+    shapes = [tuple(v.shape) for v in net(10 if net is wide_resnet else 8).trainable_variables]
+    theirs = net(10 if net is wide_resnet else 8, library=library)
+    assert [tuple(v.shape) for v in theirs.trainable_variables] == shapes
+    keras.config.set_image_data_format("channels_first")
+    try:
+        model = net(10 if net is wide_resnet else 8)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert model.input_shape == (None, 3, 32, 32)
+    assert [tuple(v.shape) for v in model.trainable_variables] == shapes
+
+
 def test_plain_keras_and_a_rule_are_what_is_compared():
     model = step_cost.compiled(memory.dense_net((2, 3)), None)
     assert not isinstance(model, keras_sam.SAMTrainer)
@@ -231,3 +260,184 @@ def test_sharpness_logger_runs(tmp_path):
     rows = sharpness_logger.main(["--epochs", "1", "--rounds", "1", "--images", "4", "--output", str(output)])
     seconds = json.loads(output.read_text())["seconds"]
     assert rows["SharpnessLogger"]["ratio"] == pytest.approx(seconds["with"][0] / seconds["without"][0])
+
+
+def test_a_contender_is_measured_by_its_own_plain_step():
+    """The peer's ratios are 2.1, 2.5 and 1.9 round by round; the other's ascent does less, and does not count."""
+    wall = {
+        "keras_sam": {"plain": [1.0, 2.0, 1.0], "sam": [2.0, 4.2, 1.8]},
+        "peer": {"plain": [10.0, 10.0, 20.0], "sam": [21.0, 25.0, 38.0]},
+        "less": {"plain": [1.0] * 3, "sam": [1.2] * 3},
+    }
+    cpu = {name: {"plain": [2.0] * 3, "sam": [3.0, 4.0, 5.0]} for name in wall}
+    ascents = {"keras_sam": "training", "peer": "training", "less": "inference"}
+    rows = peers.summarize({"wall": wall, "cpu": cpu}, batch_size=8, ascents=ascents)
+    assert [rows[name]["ratio"] for name in wall] == pytest.approx([2.0, 2.1, 1.2])
+    assert rows["keras_sam"]["quartiles"] == pytest.approx([1.9, 2.05])
+    assert rows["peer"] == {
+        "plain_seconds": 10.0,
+        "ratio": pytest.approx(2.1),
+        "quartiles": pytest.approx([2.0, 2.3]),
+        "cpu_ratio": 2.0,
+        "sam_images_per_second": 8 / 25,
+        "plain_images_per_second": 0.8,
+        "ascent": "training",
+        "limit": None,
+    }
+    assert list(rows["keras_sam"]["above_peers"]) == ["peer"]
+    assert rows["keras_sam"]["above_peers"]["peer"] == pytest.approx([-0.25, -0.1, -0.1])
+
+
+def test_the_gates_beside_peers():
+    assert [peers.standing(d) for d in ([-0.2, -0.1, 0.0], [-0.1, 0.05, 0.1], [0.01, 0.1, 0.2])] == ["yes", "tie", "NO"]
+    row = {"ratio": 2.1, "limit": 2.0, "above_peers": {"a": [0.01, 0.1, 0.2], "b": [-0.1, 0.0, 0.1]}}
+    race = {"backend": "jax", "net": "tiny", "rows": {"keras_sam": row}}
+    assert peers.failures([race]) == ["jax, tiny: limit", "jax, tiny: above a"]
+
+
+def test_peers_run(tmp_path, capsys):
+    required("tf_keras")
+    path = tmp_path / "peers.json"
+    assert peers.main(["--nets", "tiny", "--backends", "tensorflow", "--rounds", "1", "--output", str(path)]) == 0
+    results = json.loads(path.read_text())
+    (race,) = results["races"]
+    assert set(race["rows"]) == {"keras_sam", "tf_keras"}
+    assert race["rows"]["tf_keras"]["ascent"] == "inference"
+    ascents = {name: row["ascent"] for name, row in race["rows"].items()}
+    assert race["rows"] == peers.summarize(race["times"], 2, ascents)
+    assert set(results["peer_versions"]) >= {"tensorflow", "tf_keras"}
+    assert f"{race['rows']['tf_keras']['ratio']:.3f}" in capsys.readouterr().out
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_collectives_of_a_graph_are_counted_for_one_replica():
+    import tensorflow as tf
+
+    graph = tf.compat.v1.GraphDef()
+    other = graph.library.function.add()
+    for replica in range(2):
+        for node, shape, dtype in [
+            (graph.node.add(), [3, 5], tf.float32),
+            (other.node_def.add(), [], tf.float64),
+        ]:
+            node.name, node.op = f"{replica}", "CollectiveReduceV2"
+            node.attr["T"].type = dtype.as_datatype_enum
+            node.attr["_output_shapes"].list.shape.append(tf.TensorShape(shape).as_proto())
+    graph.node.add(name="sum", op="AddN")
+    found = scaling.collectives_in(graph, replicas=2)
+    assert found == [("CollectiveReduceV2", 8), ("CollectiveReduceV2", 60)]
+
+
+@pytest.mark.parametrize(
+    ("backend", "sent", "expected"),
+    [
+        ("tensorflow", [1, 102], True),
+        ("tensorflow", [1, 103], False),
+        ("tensorflow", [3, 100], False),
+        ("jax", [2, 110], True),
+        ("jax", [2, 111], False),
+    ],
+)
+def test_the_gate_of_communication(backend, sent, expected):
+    row = {"backend": backend, "plain_collectives": [2, 100], "collectives": sent, "weight_bytes": 100}
+    assert scaling.communicates_as_plain(row) is expected
+    assert scaling.communicates_as_plain({**row, "plain_collectives": [0, 0]}) is None
+    row |= {"by": "m", "at": 4, "ratio": 2.0, "limit": 2.2}
+    assert scaling.failures([row]) == ([] if expected else [f"{backend}, m 4"])
+
+
+def test_scaling_runs(tmp_path, monkeypatch, capsys):
+    """Two replicas of a dense net of 17 parameters, of which plain Keras and SAM send the same bytes."""
+    point = {"by": "parameters", "at": None, "replicas": 2, "net": {"widths": [2, 1]}, "rules": {"SAM": {}}}
+    monkeypatch.setattr(scaling, "points", lambda: [point])
+    path = tmp_path / "scaling.json"
+    options = ["--backends", "tensorflow", "--rounds", "1", "--steps", "1", "--output", str(path), "--check"]
+    assert scaling.main(options) == 0
+    (row,) = json.loads(path.read_text())["rows"]
+    parameters = 2 * 1 + 1 + 1 * 10 + 10
+    assert row["parameters"] == row["at"] == parameters
+    assert row["collectives"] == row["plain_collectives"] == [1, 4 * parameters]
+    assert f"{row['ratio']:.3f}" in capsys.readouterr().out
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_points_of_scaling_are_what_its_axes_say():
+    points = list(scaling.points())
+    assert [p["replicas"] for p in points if p["by"] == "replicas"] == [1, 2, 4, 8]
+    (m,) = [p for p in points if p["by"] == "m"]
+    assert [rule["m"] for rule in m["rules"].values()] == [m["rows"] // k for k in (1, 2, 4, 8)]
+    assert {p["by"] for p in points} == set(scaling.BY)
+
+
+def test_the_projection_by_hand():
+    """1.5 s a gradient at half of 4 op/s; 8 bytes at 2 bytes a second round a slice of 4, at 1 between two slices."""
+    chip = {"peak": 4.0, "ici": 2.0, "dcn": 1.0, "slice": 4}
+    one = projection.project(1.5, 2, 2, 4, utilization=0.5, chip=chip)
+    assert one["plain"] == {
+        "compute_seconds": 1.5,
+        "communication_seconds": 2 * 3 / 4 * 8 / 2,
+        "step_seconds": 7.5,
+        "images_per_second": 8 / 7.5,
+        "weight_memory_bytes": 24,
+    }
+    assert (one["SAM"]["step_seconds"], one["ratio"], one["slices"]) == (9.0, 1.2, 1)
+    assert one["SAM"]["weight_memory_bytes"] == 40
+    two = projection.project(1.5, 2, 2, 8, 0.5, projection.Costs(3.0, 4.0, 6.0), chip=chip)
+    assert two["plain"]["communication_seconds"] == 6.0 + 2 * 1 / 2 * 8 / 1
+    assert two["SAM"]["step_seconds"] == 4.5 + 1.5 * 14.0
+    assert two["slices"] == 2
+
+
+def test_the_projection_reads_what_was_compiled_for_tpu(tmp_path):
+    path = tmp_path / "tpu_aot.json"
+    assert projection.ahead_of_time(path) is None
+    weights = resnet().count_params()
+    costs = {"keras.Model": {"flops": 10.0, "all_reduce_bytes": 2 * weights}}
+    costs |= {"MSAM(rho=2)": {}, "SAM(rho=0.05)": {"flops": 21.0, "all_reduce_bytes": 4 * weights}}
+    path.write_text(json.dumps({"costs": costs}))
+    assert projection.ahead_of_time(path) == projection.Costs(2.1, 2.0, 4.0)
+
+
+def test_the_projection_asks_for_jax(capsys):
+    with pytest.raises(SystemExit):
+        projection.main([])
+    assert "KERAS_BACKEND=jax" in capsys.readouterr().err
+
+
+def test_a_sweep_of_memory(tmp_path, monkeypatch, capsys):
+    """Two sizes of 4 and 400 MB, of which SAM adds 12 and 1,200 MB, where equal runs differ by 20 MB."""
+
+    def measure(names, widths, batch_size, steps, repeats):
+        size = widths[0]
+        plain = {"peak_mb": 10 * size, "spread_mb": 20}
+        sam = {"peak_mb": 13 * size, "spread_mb": 5, "extra_mb": 3 * size, "ratio": 3.0, "limit": 2.2}
+        config = {"weight_bytes": 10**6 * size, "batch_size": batch_size}
+        return {"config": config, "rows": {PLAIN: plain, **dict.fromkeys(names, sam)}}
+
+    monkeypatch.setattr(memory, "measure", measure)
+    monkeypatch.setitem(memory.SWEEPS, "batch", [{"widths": [4], "batch_size": 8}, {"widths": [400], "batch_size": 64}])
+    path = tmp_path / "sweep.json"
+    assert memory.main(["--sweep", "batch", "--output", str(path), "--check"]) == 1
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["holds"] for row in rows] == ["noise", "NO"]
+    assert [row["parameters"] for row in rows] == [10**6, 10**8]
+    assert "+1200" in capsys.readouterr().out
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    sizes = [sum(a * b for a, b in zip(p["widths"], p["widths"][1:])) for p in memory.SWEEPS["parameters"]]
+    np.testing.assert_allclose(sizes, [1e6, 3e6, 1e7, 3e7, 1e8], rtol=0.01)
+
+
+@pytest.mark.usefixtures("eager_functions")
+def test_options_run(tmp_path, monkeypatch, capsys):
+    import options
+
+    monkeypatch.setitem(options.NETS, "dense", (lambda: memory.dense_net([2, 3]), (2,)))
+    path = tmp_path / "options.json"
+    arguments = ["--nets", "dense", "--options", "run_eagerly=True", "--batch-size", "2", "--steps", "1"]
+    assert options.main([*arguments, "--rounds", "1", "--output", str(path)]) == 0
+    results = json.loads(path.read_text())
+    wall = results["times"]["dense"]["wall"]
+    row = results["rows"]["dense, run_eagerly=True"]
+    assert row["speed"] == pytest.approx(wall["defaults"][0] / wall["run_eagerly=True"][0])
+    assert row["images_per_second"] == pytest.approx(2 / wall["run_eagerly=True"][0])
+    assert f"{row['speed']:.2f}" in capsys.readouterr().out

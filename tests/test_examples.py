@@ -30,6 +30,13 @@ def test_the_custom_loop_learns_and_follows_its_rule():
     assert main(epochs=3, rule=keras_sam.SAM(rho=1e4)) < 0.6
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="of torch alone")
+def test_the_loop_of_several_processes_runs_in_one(capsys):
+    """Two of them are held against NumPy in test_torch_distribution.py."""
+    runpy.run_path(str(EXAMPLES / "custom_loop_torch_ddp.py"), run_name="__main__")
+    assert float(capsys.readouterr().out.removeprefix("Test accuracy: ")) > 0.88  # 0.92 was seen
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend, and slow to compile on JAX")
 @pytest.mark.usefixtures("eager_functions")
 def test_keras_tuner_chooses_rho(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """The same weights as implementations that others wrote, after five steps from the same start."""
 
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -110,3 +112,21 @@ def test_pytorch_optimizers_variants(rule):
             closure()
         optimizer.step(closure)
     assert_same(ours(mine), values_of(model.trainable_variables))
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of torch's networks")
+def test_the_networks_of_the_benchmark_are_the_same_in_plain_torch(monkeypatch):
+    torch = required("torch")
+    monkeypatch.syspath_prepend(pathlib.Path(__file__).resolve().parents[1] / "benchmarks")
+    import resnet
+    import torch_nets
+
+    for name in ("resnet", "wide_resnet"):
+        theirs = getattr(torch_nets, name)()
+        shapes = sorted(tuple(v.shape) for v in getattr(resnet, name)().trainable_variables)
+        in_our_order = [
+            tuple(p.permute(*range(2, p.ndim), 1, 0).shape) if p.ndim > 1 else tuple(p.shape)
+            for p in theirs.parameters()
+        ]
+        assert sorted(in_our_order) == shapes
+        assert theirs(torch.zeros(2, 3, 16, 16)).shape == (2, 10)

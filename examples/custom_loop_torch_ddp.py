@@ -1,0 +1,93 @@
+"""SAM in a training loop of your own, on torch with DistributedDataParallel, of a Keras model or a plain module.
+
+Run `torchrun --nproc-per-node=2 examples/custom_loop_torch_ddp.py`, or with `python` for a single process.
+
+Each process chooses its ε̂ by the gradient of its own share of the batch, inside `no_sync`. The other gradient is taken
+at `parameter + ε̂`, so that it flows into the parameters, where DistributedDataParallel averages it: once a step, as
+without SAM. GSAM and LookSAM apply a mixture of both gradients: for them keep both passes inside `no_sync`, and average
+what `rule.gradient` returns with `torch.distributed.all_reduce`.
+"""
+
+import contextlib
+import itertools
+import os
+
+os.environ["KERAS_BACKEND"] = "torch"
+
+import keras
+import torch
+import torch.distributed as dist
+from sklearn.datasets import load_digits
+from torch.nn.parallel import DistributedDataParallel
+
+import keras_sam
+
+
+class KerasModule(torch.nn.Module):
+    """A Keras model as a module whose tensors `torch.func.functional_call` can replace. Plain modules need none."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.models = [model]  # in a list, or its parameters were this module's a second time
+        self.weights = torch.nn.ParameterList([v.value for v in model.trainable_variables])
+        for i, variable in enumerate(model.non_trainable_variables):
+            self.register_buffer(f"state_{i}", variable.value.detach())
+
+    def forward(self, x):
+        state = list(self.buffers())
+        y, updated = self.models[0].stateless_call(list(self.weights), state, x, training=self.training)
+        for buffer, value in zip(state, updated):
+            buffer.copy_(value)
+        return y
+
+
+def sam_step(model, loss_of, optimizer, rule, iteration, x, y):
+    """One step of `optimizer` along the rule's gradient of `loss_of(model(x), y)`."""
+    names, parameters = zip(*model.named_parameters())
+    calls = itertools.count()
+
+    def value_and_grad(weights):
+        tensors = dict(zip(names, weights))
+        if next(calls):  # BatchNormalization's statistics are those of the first pass, at the clean weights
+            tensors |= {name: buffer.clone() for name, buffer in model.named_buffers()}
+        model.zero_grad()
+        with model.no_sync() if keras_sam.in_ascent() else contextlib.nullcontext():
+            loss = loss_of(torch.func.functional_call(model, tensors, x), y)
+            loss.backward()
+        return loss.detach(), [parameter.grad for parameter in parameters]
+
+    gradient, _ = rule.gradient(value_and_grad, list(parameters), rule.step(iteration))
+    for parameter, g in zip(parameters, gradient):
+        parameter.grad = g
+    optimizer.step()
+
+
+def main(epochs=10, rule=keras_sam.SAM(rho=0.05)):  # noqa: B008
+    """Trains on scikit-learn's digits and returns the accuracy on the last 297 of them."""
+    keras.utils.set_random_seed(0)
+    images, labels = load_digits(return_X_y=True)
+    images, labels = torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels)
+    layers = [keras.layers.Dense(64, "relu"), keras.layers.BatchNormalization(), keras.layers.Dense(10)]
+    model = DistributedDataParallel(KerasModule(keras.Sequential([keras.Input((64,)), *layers])))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    iteration = 0
+    for _ in range(epochs):
+        for rows in torch.randperm(1500).split(50):  # the same on every process, which takes its share of it
+            rows = rows[dist.get_rank() :: dist.get_world_size()]
+            sam_step(model, torch.nn.functional.cross_entropy, optimizer, rule, iteration, images[rows], labels[rows])
+            iteration += 1
+    model.eval()
+    with torch.no_grad():
+        predicted = model(images[1500:]).argmax(dim=1)
+    return float((predicted == labels[1500:]).float().mean())
+
+
+if __name__ == "__main__":
+    if dist.is_torchelastic_launched():
+        dist.init_process_group("gloo")
+    else:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    accuracy = main()
+    if dist.get_rank() == 0:
+        print(f"Test accuracy: {accuracy:.3f}")
+    dist.destroy_process_group()
