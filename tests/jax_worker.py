@@ -55,7 +55,8 @@ def share(array):
 def train(rule, folder=None, epochs=3, number=None, seed=0, **backup):
     """The values of all variables after training that is backed up in a folder and taken up from there."""
     model, (x, y) = model_of(rule, seed), map(share, data())
-    callbacks = None if folder is None else [keras.callbacks.BackupAndRestore(folder, **backup)]
+    # The signal comes a batch after the last backup.
+    callbacks = None if folder is None else [keras_sam.callbacks.BackupAndRestore(folder, save_freq=3, **backup)]
     if number is not None:
         callbacks.append(Signal(number))
     options = {"epochs": epochs, "shuffle": False, "verbose": 0}

@@ -15,15 +15,10 @@ class Trainer:
     """Mixin of `SAMTrainer`: what Keras leaves to be found out in the first step, or in the last one of an epoch."""
 
     def fit(self, *args, **kwargs):
-        call = inspect.signature(super().fit).bind(*args, **kwargs)
-        callbacks = call.arguments.get("callbacks")
-        if not is_chief(self) and isinstance(callbacks, (list, tuple, _BACKUP)):
-            callbacks = keras.tree.flatten(callbacks)
-            call.arguments["callbacks"] = [_Restore(c) if isinstance(c, _BACKUP) else c for c in callbacks]
         if self._is_active():
-            _check_batches(**call.arguments)
+            _check_batches(**inspect.signature(super().fit).bind(*args, **kwargs).arguments)
         try:
-            return super().fit(*call.args, **call.kwargs)
+            return super().fit(*args, **kwargs)
         except ValueError as error:
             if type(error).__name__ != "IndivisibleError":
                 raise
@@ -57,21 +52,6 @@ class Trainer:
     def _wait(self):
         """What a lost process has left undone comes to light before it can break a file that is there already."""
         jax.block_until_ready([v.value for v in self.variables])
-
-
-_BACKUP = keras.callbacks.BackupAndRestore
-
-
-class _Restore(keras.callbacks.Callback):
-    """What is left of `BackupAndRestore` where another process writes and deletes the files."""
-
-    def __init__(self, callback):
-        super().__init__()
-        self.callback = callback
-
-    def on_train_begin(self, logs=None):
-        self.callback.set_model(self.model)
-        self.callback.on_train_begin(logs)
 
 
 @contextlib.contextmanager
