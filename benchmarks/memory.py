@@ -197,6 +197,8 @@ def picture(results):
     if results["by"] == "batch":
         axes.plot(x, [row["plain_mb"] for row in rows], color="0.6", label="keras.Model: whole process")
     axes.set(xscale="log", xlabel=results["by"], ylabel="MB", title=f"Peak memory that SAM adds, by {results['by']}")
+    if results["by"] == "parameters":
+        axes.set_yscale("log")
     axes.legend()
     return figure
 
