@@ -18,8 +18,8 @@ memory of weights = 4 w · copies                       # 3: weights, momentum, 
 
 Read off programs: F (XLA's count of operations of the gradient, lowered with shapes alone), w, and from the file of
 tpu_aot.py, where there is one, SAM's ratio of operations and the bytes all-reduced for each parameter: in
-mixed_bfloat16 XLA sends plain Keras's gradient in two bytes a parameter and SAM's, which leaves the step of a device as
-the float32 that it is, in four. Without the file they are the 2 of Algorithm 1, and four bytes for both. From the data
+mixed_bfloat16 they are about two bytes a parameter for plain Keras, and for SAM, which leaves the step of a device as
+the float32 that it is, four. Without the file they are the 2 of Algorithm 1, and four bytes for both. From the data
 sheet of v5e: peak, memory, bandwidths, the chips of a slice. Assumed: utilization. All the rest is projected, and no
 chip has run it. Activations are not projected.
 
