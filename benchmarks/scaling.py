@@ -233,9 +233,11 @@ def picture(results):
     from matplotlib.figure import Figure
 
     axes_of = list(dict.fromkeys(row["by"] for row in results["rows"]))
-    figure = Figure(figsize=(10, 3.2 * len(axes_of)), layout="constrained")
+    columns = 2 if any(row["collectives"][0] for row in results["rows"]) else 1
+    figure = Figure(figsize=(5 * columns, 3.2 * len(axes_of)), layout="constrained")
     labels = {"m": "m, of a batch of b", "ascent_steps": "ascent steps k (dotted: k + 1)"}
-    for (times, sent), by in zip(np.atleast_2d(figure.subplots(len(axes_of), 2)), axes_of):
+    for (times, *others), by in zip(figure.subplots(len(axes_of), columns, squeeze=False), axes_of):
+        sent = others[0] if others else None
         for backend, color in (("tensorflow", "tab:orange"), ("jax", "tab:blue")):
             rows = [row for row in results["rows"] if (row["backend"], row["by"]) == (backend, by)]
             places = [str(row["at"]).rpartition("= ")[2] for row in rows]
@@ -252,6 +254,8 @@ def picture(results):
         times.set(xlabel=labels.get(by, by), title=f"Time by {by}: SAM / plain")
         times.set_ylim(bottom=0)
         times.legend()
+        if sent is None:
+            continue
         if not sent.lines:
             sent.set_axis_off()
             continue
