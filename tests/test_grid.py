@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import threading
 import time
 
@@ -87,6 +88,13 @@ def test_the_command_line_of_a_run_makes_that_run(run, monkeypatch, tmp_path):
     done = CliRunner().invoke(commands.app, arguments[3:])
     assert done.exit_code == 0, done.output
     assert made == [(run, tmp_path / "out", tmp_path / "data", True)]
+
+
+def test_a_process_runs_the_command_line(tmp_path):
+    run = Run(table="table5", row=ROW, method="sam", rho=-1)
+    done = subprocess.run(grid.command(run, tmp_path), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--rho" in done.stderr
 
 
 def test_results_that_are_there_are_not_made_again(tmp_path, monkeypatch):

@@ -15,3 +15,7 @@ def main():
         package = {"sklearn": "scikit-learn"}.get(package, package)
         sys.exit(f"keras-sam: the Python package `{package}` is missing. Install it with: {EXTRAS}")
     app()
+
+
+if __name__ == "__main__":
+    main()
