@@ -1,7 +1,7 @@
 """Table 4's question on one processor: 768 digits, a share of whose labels is drawn anew.
 
 A network of three convolutions; the five methods of the paper. Choose ρ first (`keras-sam grid small-table4 --method
-sam --method bootstrap-sam --tune rho --seeds 3`), then `--tuned`. Ten to thirty seconds a run on one core.
+sam --method bootstrap-sam --tune rho --seeds 3`), then `--tuned`. About a minute a run on one core.
 """
 
 from keras_sam import SAM
