@@ -369,7 +369,7 @@ def main(argv=None):
     output, check, child, cores, by_op = (options.pop(n) for n in ("output", "check", "child", "cores", "profile"))
     if child:
         print(json.dumps(profile(**child) if by_op else race(**child)), flush=True)
-        # torch's profiler and TensorFlow, which Keras loads for its data sets, disagree when a process ends.
+        # A process that had run torch's profiler crashed while it ended.
         return os._exit(0) if by_op else 0
     if cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
