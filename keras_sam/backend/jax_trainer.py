@@ -1,7 +1,6 @@
 """`fit` on several devices or processes of `keras.distribution`: what cannot be trained is refused before it begins."""
 
 import contextlib
-import hashlib
 import inspect
 import math
 
@@ -9,6 +8,8 @@ import jax
 import keras
 import numpy as np
 from jax.experimental import multihost_utils
+
+from keras_sam.backend import hosts
 
 
 class Trainer:
@@ -79,22 +80,15 @@ def check_hosts_agree(model, facts):
     """
     if jax.process_count() == 1:
         return
-    digests = np.array([_digest(value) for value in facts.values()])
+    digests = np.array([np.frombuffer(hosts.digest(value), "uint32") for value in facts.values()])
     for (name, value), everyone in zip(facts.items(), multihost_utils.process_allgather(digests).swapaxes(0, 1)):
         others = np.flatnonzero((everyone != everyone[0]).any(axis=1)).tolist()
         if others:
-            shown = "another" if isinstance(value, list) else repr(value)
             raise ValueError(
                 f"The processes {others} train `{model.name}` with another value of {name} than process 0; this is "
-                f"process {jax.process_index()} of {jax.process_count()}, where it is {shown}. Run the same program on "
-                "all of them, with the same arguments, files and `keras.utils.set_random_seed(…)`."
+                f"process {jax.process_index()} of {jax.process_count()}, where it is {hosts.shown(value)}. Run the "
+                "same program on all of them, with the same arguments, files and `keras.utils.set_random_seed(…)`."
             )
-
-
-def _digest(value):
-    arrays = value if isinstance(value, list) else [np.frombuffer(repr(value).encode(), "uint8")]
-    digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).digest()
-    return np.frombuffer(digest[:8], "uint32")
 
 
 def check_devices(model):

@@ -1,13 +1,11 @@
 """`fit` on several replicas or hosts of `tf.distribute`, at some of which Keras's own trainer fails."""
 
-import hashlib
 import warnings
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from keras_sam.backend import keras_private
+from keras_sam.backend import hosts, keras_private
 
 # What TensorFlow raises on the other hosts, some 20 seconds after one of them is gone.
 LOST = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError, tf.errors.CancelledError)
@@ -80,15 +78,16 @@ def check_hosts_agree(model, facts):
     strategy = model.distribute_strategy
     if not _has_hosts(strategy):
         return
-    digests = tf.constant([[_digest(value) for value in facts.values()]], "int64")
+    digests = [int.from_bytes(hosts.digest(value), "little", signed=True) for value in facts.values()]
+    digests = tf.constant([digests], "int64")
     gathered = strategy.gather(strategy.run(lambda: tf.identity(digests)), axis=0).numpy()
     for name, (first, *others) in zip(facts, gathered.T):
         if any(other != first for other in others):
             task = strategy.cluster_resolver.task_id
             raise ValueError(
                 f"The {len(gathered)} replicas of {type(strategy).__name__} disagree on {name}; on the host of task "
-                f"{task} it is {_shown(facts[name])}. Run the same program on every host, with the same arguments, "
-                "files and `keras.utils.set_random_seed(…)`."
+                f"{task} it is {hosts.shown(facts[name])}. Run the same program on every host, with the same "
+                "arguments, files and `keras.utils.set_random_seed(…)`."
             )
 
 
@@ -179,13 +178,3 @@ def _facts(model):
         "the seed": keras_private.random_seed(),
         "the initial weights": [v.numpy() for v in model.trainable_variables],
     }
-
-
-def _digest(value):
-    arrays = value if isinstance(value, list) else [np.frombuffer(repr(value).encode(), "uint8")]
-    digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).digest()
-    return int.from_bytes(digest[:8], "little", signed=True)
-
-
-def _shown(value):
-    return "another" if isinstance(value, list) else repr(value)
