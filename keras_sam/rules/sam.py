@@ -10,7 +10,7 @@ from keras import ops
 from keras_sam.rules import checks
 from keras_sam.rules.norms import into_ball, steepest_ascent
 from keras_sam.rules.second_order import second_order_term
-from keras_sam.rules.step import Step, ascent, moved, select
+from keras_sam.rules.step import Step, ascent, cast, moved, select
 
 
 @keras.saving.register_keras_serializable("keras_sam")
@@ -217,7 +217,7 @@ class SAM:
         gradient, state = list(gradient), tuple(list(slot) for slot in step.state)
         for old, new in zip([gradient, *state], [applied, *chosen_state], strict=True):
             for i, tensor in zip(indices, new, strict=True):
-                old[i] = ops.cast(tensor, old[i].dtype)
+                old[i] = cast(tensor, old[i].dtype)
         return gradient, state
 
     def _is_perturbed(self, variables, index):

@@ -37,7 +37,7 @@ def select(indices, weights, gradient, step):
     dtypes = [_at_least_float32(weights[i].dtype) for i in indices]
 
     def chosen(tensors):
-        return [ops.cast(tensors[i], dtype) for i, dtype in zip(indices, dtypes)]
+        return [cast(tensors[i], dtype) for i, dtype in zip(indices, dtypes)]
 
     return (
         chosen(weights),
@@ -55,13 +55,17 @@ def moved(weights, epsilon):
     """w + ε in the dtypes of w."""
     if epsilon is None:
         return weights
-    return [w if e is None else w + ops.cast(e, w.dtype) for w, e in zip(weights, epsilon)]
+    return [w if e is None else w + cast(e, w.dtype) for w, e in zip(weights, epsilon)]
+
+
+def cast(tensor, dtype):
+    """`ops.cast`, whose many calls that change nothing were felt in torch's eager step."""
+    return tensor if tensor.dtype == dtype else ops.cast(tensor, dtype)
 
 
 def _at_least_float32(dtype):
     """float16 has neither the range nor the digits for a norm over all weights."""
-    dtype = keras.backend.standardize_dtype(dtype)
-    return "float32" if dtype in ("float16", "bfloat16") else dtype
+    return "float32" if keras.backend.standardize_dtype(dtype) in ("float16", "bfloat16") else dtype
 
 
 _ascent = contextvars.ContextVar("keras_sam_ascent", default=False)
