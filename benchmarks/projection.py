@@ -29,6 +29,7 @@ Cost: 2 minutes and 2 GB of memory on 2 CPU cores.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import sys
@@ -75,14 +76,19 @@ def project(flops, parameters, batch_size, num_chips, utilization, costs=Costs()
     return {**rows, "ratio": rows["SAM"]["step_seconds"] / rows["plain"]["step_seconds"], "slices": slices}
 
 
-def gradient_of(scale, image_size):
-    """Operations of one image's gradient by XLA's count, and the number of parameters; no array is made."""
+def gradient_of(make, image_shape, num_classes):
+    """Operations of one image's gradient by XLA's count, and the number of parameters; no array is made.
+
+    Args:
+        make: Function of a model class, the shape of an image and the number of classes, that returns a model whose
+            outputs are logits.
+        image_shape: Tuple, `(height, width, channels)`.
+        num_classes: Integer.
+    """
     import jax
 
-    from keras_sam.experiments.models.efficientnet import efficientnet
-
     with keras.StatelessScope():  # in which variables have shapes and no values
-        model = efficientnet(keras.Model, (image_size, image_size, 3), 1000, scale)
+        model = make(keras.Model, image_shape, num_classes)
 
     def loss_of(weights, state, x, y):
         logits, state = model.stateless_call(weights, state, x, training=True)
@@ -91,8 +97,8 @@ def gradient_of(scale, image_size):
     def shapes(variables):
         return [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in variables]
 
-    x = jax.ShapeDtypeStruct((1, image_size, image_size, 3), "float32")
-    y = jax.ShapeDtypeStruct((1, 1000), "float32")
+    x = jax.ShapeDtypeStruct((1, *image_shape), "float32")
+    y = jax.ShapeDtypeStruct((1, num_classes), "float32")
     gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
     lowered = gradient.lower(shapes(model.trainable_variables), shapes(model.non_trainable_variables), x, y)
     parameters = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
@@ -110,11 +116,14 @@ def ahead_of_time(path):
 
 
 def measure(networks, chips, utilization, aot):
+    from keras_sam.experiments.models.efficientnet import efficientnet
+
     compiled = ahead_of_time(aot)
     rows, counted = [], {}
     for scale in networks:
         image_size, batch_size = NETWORKS[scale]
-        flops, parameters = gradient_of(scale, image_size)
+        make = functools.partial(efficientnet, scale=scale)
+        flops, parameters = gradient_of(make, (image_size, image_size, 3), 1000)
         counted[scale] = {"flops_per_image": flops, "parameters": parameters}
         for n in chips:
             projected = project(flops, parameters, batch_size, n, utilization, compiled or Costs())

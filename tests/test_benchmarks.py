@@ -13,6 +13,7 @@ from conftest import required
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import gpu_hours
 import memory
 import peers
 import projection
@@ -23,6 +24,7 @@ from resnet import resnet, wide_resnet
 
 import keras_sam
 from keras_sam import SAM
+from keras_sam.experiments import recipes
 
 PLAIN, RHO, ZERO = step_cost.PLAIN, "SAM(rho=0.05)", "SAM(rho=0)"
 TINY = ["--batch-size", "2", "--rounds", "2", "--steps", "5", "--depth", "8", "--image-size", "8"]
@@ -398,10 +400,28 @@ def test_the_projection_reads_what_was_compiled_for_tpu(tmp_path):
     assert projection.ahead_of_time(path) == projection.Costs(2.1, 2.0, 4.0)
 
 
-def test_the_projection_asks_for_jax(capsys):
+@pytest.mark.parametrize("script", [projection, gpu_hours])
+def test_the_projections_ask_for_jax(script, capsys):
     with pytest.raises(SystemExit):
-        projection.main([])
+        script.main([])
     assert "KERAS_BACKEND=jax" in capsys.readouterr().err
+
+
+def test_the_operations_of_a_row_by_hand():
+    """10 epochs of the 45,000 images that are not held out: SAM of 3 steps of ascent takes 4 gradients, SGD for twice
+    the epochs 2, a bootstrap with SAM 2 times 2; of 5 seeds."""
+    methods = {
+        "sam": recipes.Method(keras_sam.SAM(0.1, ascent_steps=3)),
+        "sgd-2x": recipes.Method(epochs=2),
+        "bootstrap": recipes.Method(keras_sam.SAM(0.1), bootstrap=True),
+    }
+    options = {"augmentation": "none", "learning_rate": 0.1, "weight_decay": 0.0, "methods": methods}
+    row = recipes.Row(network="small-cnn", data="cifar10", epochs=10, held_out=0.1, **options)
+    assert gpu_hours.operations_of(row, 5, 7.0) == 7 * 450_000 * (4 + 2 + 4) * 5
+    row = recipes.Row(network="small-cnn", data="cars196", steps=100, batch_size=32, **options)
+    assert gpu_hours.operations_of(row, 1, 7.0) == 7 * 3200 * (4 + 2 + 4)
+    assert gpu_hours.gradients_of(keras_sam.SAM(0.0)) == 1
+    assert gpu_hours.gradients_of(keras_sam.SAM(0.1, second_order=True)) == 3
 
 
 def test_a_sweep_of_memory(tmp_path, monkeypatch, capsys):
