@@ -52,9 +52,11 @@ def test_what_was_tuned_is_taken_up_with_seeds_that_are_fresh(tmp_path):
         if number == len(tuning) - 2:
             with pytest.raises(ValueError, match=r"found \[2, 2, 1\].*--method sam --tune rho"):
                 grid.expand("small-table5", [row], ["sam"], tuned=tmp_path)
-    found = grid.expand("small-table5", [row], ["sam", "sgd"], tuned=tmp_path)
+    # A method that is about one ρ keeps it.
+    found = grid.expand("small-table5", [row], ["sam", "rho-0.05", "sgd"], tuned=tmp_path)
     assert [(run.method, run.seed, run.rho, run.held_out) for run in found] == [
         *(("sam", seed, 0.2, None) for seed in range(5)),
+        *(("rho-0.05", seed, None, None) for seed in range(5)),
         *(("sgd", seed, None, None) for seed in range(5)),
     ]
     with pytest.raises(ValueError, match=r"sam-m-32 for small-table5 clean/none is not tuned"):

@@ -62,6 +62,12 @@ def test_batches_have_one_shape_and_no_end():
     assert pipeline(numbered(), 20, one_hot=True).element_spec[1].shape == (20, 50)
 
 
+def test_an_iterator_does_not_wait_for_a_tuner():
+    data = numbered()
+    for batches in (pipeline(data, 10), evaluation(data, data.test, 10)):
+        assert batches.options().autotune.enabled is False
+
+
 def test_evaluation_is_the_split_once_as_it_is():
     data = numbered()
     batches = arrays(evaluation(data, data.test, 20), 9)

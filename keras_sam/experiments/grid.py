@@ -19,6 +19,8 @@ TUNE = {
         for rate, decay in itertools.product(recipes.LEARNING_RATES, recipes.WEIGHT_DECAYS)
     ],
 }
+# In the name of a method that is about one ρ, which no tuning replaces.
+FIXED_RHO = "rho-"
 # The first seed to choose by: those from 0 on, which count, stay fresh.
 TUNING_SEED = 100
 
@@ -33,8 +35,8 @@ def expand(table, rows=None, methods=None, seeds=None, tune=None, tuned=None, **
         seeds: Int, how many seeds, from 0 on, or with `tune` from `TUNING_SEED` on. Defaults to `None`, as many as the
             paper.
         tune: Key of `TUNE`, to train every value of it on nine tenths of the training set. Defaults to `None`.
-        tuned: Folder of results, to take for each method with a rule the ρ that `tune="rho"` found there. Defaults to
-            `None`, the recipe's.
+        tuned: Folder of results, to take for each method with a rule the ρ that `tune="rho"` found there, but for those
+            whose name says theirs (`rho-0.05`). Defaults to `None`, the recipe's.
         **options: Further fields of every `Run`.
 
     Returns:
@@ -52,7 +54,7 @@ def expand(table, rows=None, methods=None, seeds=None, tune=None, tuned=None, **
         held_out = {"held_out": recipes.HELD_OUT} if tune and not row.held_out else {}
         for method in methods or _methods(row, tune):
             run = Run(table=table, row=name, method=method, **options, **held_out)
-            if tuned and row.methods[method].rule:
+            if tuned and row.methods[method].rule and FIXED_RHO not in method:
                 run = dataclasses.replace(run, rho=best_rho(run, row, tuned))
             for seed in range(first, first + (seeds or row.num_seeds)):
                 runs += [dataclasses.replace(run, seed=seed, **variant) for variant in variants]
