@@ -9,6 +9,7 @@ import pytest
 from conftest import BACKEND, required
 
 import keras_sam
+from keras_sam.experiments.data.splits import Split
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples"
 
@@ -65,6 +66,19 @@ def test_sgd_and_sam_are_measured_side_by_side(tmp_path, monkeypatch):
         "sharp_and_flat_spectra.png",
         "sharp_and_flat_landscapes.png",
     }
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend")
+def test_the_larger_case_is_a_wide_resnet_of_halved_images(monkeypatch):
+    namespace = runpy.run_path(str(EXAMPLES / "sharp_and_flat.py"))
+    images = np.arange(2 * 28 * 28, dtype="float32").reshape(2, 28, 28, 1)
+    halved = namespace["halved"](Split(images, np.array([0, 1])))
+    assert halved.x.shape == (2, 14, 14, 1)
+    assert halved.x[1, 3, 5, 0] == images[1, 6:8, 10:12, 0].mean()
+    case = namespace["CASES"]["fashion"]
+    model = case.network(halved.x.shape[1:])
+    assert (model.count_params(), case.num_measured) == (77418, 500)
+    assert not any("normalization" in layer.name for layer in model.layers)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend")
