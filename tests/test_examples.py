@@ -113,7 +113,6 @@ def test_m_sharpness_is_scored(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("eager_functions")
 def test_efficientnet_is_fine_tuned(tmp_path, monkeypatch):
     from keras_sam.experiments.data import fashion_mnist
-    from keras_sam.experiments.data.splits import Split
 
     random = np.random.default_rng(0)
     split = Split(random.random((8, 28, 28, 1), "float32"), random.integers(0, 10, 8))
@@ -129,3 +128,26 @@ def test_efficientnet_is_fine_tuned(tmp_path, monkeypatch):
     assert len(content["runs"]) == 4
     # What is there is not trained again.
     assert main(arguments, weights="none of these") == found
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend")
+def test_images_in_a_folder_become_a_model_that_keras_loads(tmp_path):
+    import keras
+
+    main = runpy.run_path(str(EXAMPLES / "finetune_folder.py"))["main"]
+    with pytest.raises(FileNotFoundError, match="has no subfolders"):
+        main([str(tmp_path)])
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = random.integers(0, 256, (32, 32, 3)).astype("uint8")
+            keras.utils.save_img(tmp_path / "images" / name / f"{number}.png", pixels)
+    path = tmp_path / "pets.keras"
+    options = ["--epochs", "1", "--size", "32", "--batch-size", "8", "--output", str(path)]
+    history = main([str(tmp_path / "images"), *options], weights=None, width=0.25, depth=0.2)
+    assert set(history) == {"accuracy", "loss", "sharpness", "val_accuracy", "val_loss"}
+    assert json.loads(path.with_suffix(".json").read_text()) == ["cat", "dog"]
+    loaded = keras.saving.load_model(path)
+    assert not isinstance(loaded, keras_sam.SAMModel)
+    assert loaded.output_shape == (None, 2)
