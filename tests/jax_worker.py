@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import sys
 
 os.environ["KERAS_BACKEND"] = "jax"
@@ -14,6 +15,7 @@ import reference
 
 import keras_sam
 
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "distribution.md"
 RULE = {"rho": 0.1, "sigma": 0.5, "decay": 0.75}
 
 
@@ -99,12 +101,12 @@ def agreement(folder):
     return {"error": float(max(errors)), "messages": messages, "files": sorted(p.name for p in own.iterdir())}
 
 
-def main(task, folder, port=None, process=0, heartbeat=10, number=None):
+def main(task, folder, port=None, process=0, number=None):
     if port is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        # As `keras.distribution.initialize`, which waits 100 seconds for a frozen process.
-        jax.distributed.initialize(f"127.0.0.1:{port}", 2, process, heartbeat_timeout_seconds=heartbeat)
-        keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+        # What the page on distribution tells a reader to type, with its heartbeat of 10 seconds.
+        _, hosts = re.findall(r"```python\n(.*?)```", PAGE.read_text().partition("## JAX")[2], re.DOTALL)
+        exec(hosts.replace("host0:1234", f"127.0.0.1:{port}"), {"jax": jax, "keras": keras, "i": process})
     if task == "interrupted":
         interrupted(folder, number)
         return

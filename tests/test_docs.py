@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import required
 
 import keras_sam
@@ -78,7 +79,9 @@ def run_page(page, **scope):
     """Runs the code of a page, block by block; returns what it has defined."""
     random = np.random.default_rng(0)
     scope |= {"x_train": random.normal(size=(16, 28, 28, 1)).astype("float32"), "y_train": random.integers(0, 10, 16)}
-    for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+    # What a page says of JAX is run by test_jax_distribution.py and by the processes of test_jax_processes.py.
+    text = page.read_text().partition("## JAX")[0]
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(code, scope)
     return scope
 
@@ -89,7 +92,10 @@ def measured():
     inputs = keras.Input((3,))
     model = keras_sam.SAMModel.from_model(keras.Model(inputs, keras.layers.Dense(8)(inputs)))
     model.compile("sgd", "mse")
-    return {"keras": keras, "keras_sam": keras_sam, "model": model, "x": np.ones((8, 3)), "y": np.ones((8, 8))}
+    x, y = np.ones((8, 3)), np.ones((8, 8))
+    network = {"make_network": lambda: keras.Model(inputs, keras.layers.Dense(8)(inputs))}
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+    return {"keras": keras, "keras_sam": keras_sam, "model": model, "x": x, "y": y, "dataset": dataset, **network}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -101,6 +107,8 @@ def test_the_code_of_a_page_runs(page, measured):
         assert float(scope["warm_up"](10**6)) == pytest.approx(0.05)
         assert [float(scope["late"](step)) for step in (8000, 8001)] == pytest.approx([0.0, 0.05])
         assert scope["model"].sam.m == 32
+    if page.name == "distribution.md":
+        assert set(scope["model"].history.history) == {"loss", "sharpness"}
 
 
 @pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -50,6 +51,19 @@ def assert_weights(model, expected):
         np.testing.assert_allclose(variable.numpy(), want, rtol=0, atol=TOLERANCE)
         for copy in variable.value.addressable_shards:
             np.testing.assert_array_equal(copy.data, variable.numpy())
+
+
+def test_the_example_of_the_page_runs():
+    page = pathlib.Path(__file__).parents[1] / "docs" / "distribution.md"
+    example, _ = re.findall(r"```python\n(.*?)```", page.read_text().partition("## JAX")[2], re.DOTALL)
+    x, y = data(512)
+    scope = {"keras": keras, "keras_sam": keras_sam, "x": x, "y": y}
+    scope["make_network"] = lambda: keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    try:
+        exec(example, scope)
+    finally:
+        keras.distribution.set_distribution(None)
+    assert set(scope["model"].history.history) == {"loss", "sharpness"}
 
 
 @pytest.mark.parametrize(("devices", "p"), [(2, 2), (2, 4), (4, 2)])

@@ -14,7 +14,7 @@ import pytest
 
 WORKER = pathlib.Path(jax_worker.__file__)
 # In seconds; a survivor finds out after two or three heartbeats.
-HEARTBEAT, LIMIT = 10, 60
+LIMIT = 60
 
 
 def start(output, **arguments):
@@ -30,7 +30,7 @@ def pair(folder, numbers=(None, None), **arguments):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     outputs = [folder / f"{i}.txt" for i in range(2)]
-    options = {"port": port, "heartbeat": HEARTBEAT, "folder": str(folder / "backup"), **arguments}
+    options = {"port": port, "folder": str(folder / "backup"), **arguments}
     processes = [start(o, process=i, number=n, **options) for i, (o, n) in enumerate(zip(outputs, numbers))]
     return processes, outputs
 
