@@ -11,11 +11,11 @@ operations = F · images an epoch · epochs · gradients a step
 hours      = operations / (utilization · peak) / 3600
 ```
 
-F is XLA's count of the operations of one image's gradient, lowered with shapes alone and a head of ten classes, whatever
-the data: the rest of it is less than a thousandth. Gradients a step are
-`ascent_steps` + 1, and one more with terms of second order; plain training has one. Peak is that of one A100 with
-bfloat16 (312e12 operations a second), utilization 0.3 is assumed: no GPU has run it. Evaluation, input pipelines, the
-choice of hyperparameters, the Hessian's spectra and m-sharpness are not in it.
+F is XLA's count of the operations of one image's gradient, lowered with shapes alone and a head of ten classes,
+whatever the data: larger heads are less than a thousandth more. Gradients a step are `ascent_steps` + 1, and one more
+with terms of second order; plain training has one. Peak is that of one A100 with bfloat16 (312e12 operations a second),
+utilization 0.3 is assumed: no GPU has run it. Evaluation, input pipelines, the choice of hyperparameters, the Hessian's
+spectra and m-sharpness are not in it.
 
 Cost: 5 minutes and 4 GB of memory on 2 CPU cores.
 """
