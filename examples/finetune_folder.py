@@ -53,7 +53,7 @@ def main(argv=None, **options):
     model = keras_sam.SAMModel.from_model(network)
     rate = keras.optimizers.schedules.CosineDecay(0.016, args.epochs * len(train))
     model.compile(
-        keras.optimizers.SGD(rate, momentum=0.9),
+        keras.optimizers.SGD(rate, momentum=0.9, global_clipnorm=5.0),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         sam=keras_sam.SAM(args.rho),

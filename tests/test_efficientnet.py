@@ -20,6 +20,10 @@ def test_efficientnet_at_the_scale_of_b0_is_that_of_keras(tmp_path):
     source.save_weights(tmp_path / "b0.weights.h5")
     of_keras = efficientnet.efficientnet(keras.Model, (32, 32, 3), 5, weights=tmp_path / "b0.weights.h5")
     ours = efficientnet.efficientnet(keras.Model, (32, 32, 3), 5, scale=efficientnet.SCALES["b0"])
+    # A new head does the features no harm until it has learnt something.
+    head = of_keras.layers[-1]
+    assert not to_numpy(head.kernel).any()
+    head.kernel.assign(RANDOM.normal(size=head.kernel.shape))
     # The first three are of Keras's layer `Normalization`.
     weights = of_keras.get_weights()
     np.testing.assert_allclose(weights[1], np.square([0.229, 0.224, 0.225]), rtol=1e-6)
@@ -71,6 +75,7 @@ def test_lite0_equals_torch():
     # ImageNet's class "palace".
     assert expected.argmax() == 698
     features = efficientnet_lite.efficientnet_lite(keras.Model, (64, 64, 3), 5, weights="imagenet")
+    assert not any(weights.any() for weights in features.get_weights()[-2:])
     for got, wanted in zip(features.get_weights()[:-2], model.get_weights()[:-2]):
         np.testing.assert_array_equal(got, wanted)
 

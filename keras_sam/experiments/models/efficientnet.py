@@ -61,7 +61,7 @@ def efficientnet(cls, input_shape, num_classes, scale="b0", weights=None, new_he
     inputs = keras.Input(input_shape)
     x = layers.Rescaling([1 / (255 * d) for d in DEVIATION], [-m / d for m, d in zip(MEAN, DEVIATION)])(inputs)
     features = mobile.body(x, width, depth, "swish", squeeze=True)
-    outputs = mobile.head(features, num_classes, dropout)
+    outputs = mobile.head(features, num_classes, dropout, pretrained=weights is not None)
     if weights is not None:
         keras.Model(inputs, features if new_head else outputs).load_weights(weights)
     return cls(inputs, outputs)
@@ -78,7 +78,9 @@ def _of_keras(cls, input_shape, num_classes, scale, weights, new_head):
     )
     if weights != "imagenet":
         _standardize(model)
-    outputs = mobile.head(model.output, num_classes, SCALES[scale].dropout) if new_head else model.output
+    outputs = model.output
+    if new_head:
+        outputs = mobile.head(outputs, num_classes, SCALES[scale].dropout, pretrained=weights is not None)
     return cls(model.input, outputs)
 
 

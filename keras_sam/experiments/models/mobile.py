@@ -55,9 +55,13 @@ def body(x, width, depth, activation, squeeze, drop_rate=0.2):
     return _convolved(x, scaled(1280, width), 1, 1, activation)
 
 
-def head(x, num_classes, dropout):
+def head(x, num_classes, dropout, pretrained=False):
+    """The logits, which begin at zero on pretrained features: those of EfficientNet's initializer are large for a few
+    classes, and with the learning rate of the paper their gradient destroyed Lite0's features at once.
+    """
+    initializer = "zeros" if pretrained else _variance(1 / 3, "uniform")
     x = layers.Dropout(dropout)(layers.GlobalAveragePooling2D()(x))
-    return layers.Dense(num_classes, kernel_initializer=_variance(1 / 3, "uniform"))(x)
+    return layers.Dense(num_classes, kernel_initializer=initializer)(x)
 
 
 def scaled(filters, width):
