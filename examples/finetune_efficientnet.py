@@ -2,8 +2,9 @@
 
 EfficientNet-Lite0 with its ImageNet weights (a Python package carries them, so that nothing is downloaded) learns
 Fashion-MNIST from 2,000 images at 64 pixels: a new head, BatchNormalization's statistics frozen as in appendix C.2 of
-the paper, SGD with momentum, half a cosine, and gradients clipped as in the paper's code. SGD gets twice the steps, which cost what SAM's cost. ρ is chosen on
-validation images with clean labels, with a seed that does not count. `--noise 0.4` draws 40 % of the labels anew.
+the paper, SGD with momentum, half a cosine, and gradients clipped as in the paper's code. SGD gets twice the steps,
+which cost what SAM's cost. ρ is chosen on validation images with clean labels, with a seed that does not count.
+`--noise 0.4` draws 40 % of the labels anew.
 
 Writes `finetune_efficientnet.json` after every run, 13 of them for five seeds, and goes on where it was interrupted.
 For EfficientNet-B7 with Keras's own weights on a GPU see `keras-sam run table3 --row efficientnet-b7/cars196 --method
