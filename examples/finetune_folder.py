@@ -42,6 +42,7 @@ def main(argv=None, **options):
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--size", type=int, default=128, help="height and width in pixels")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=0.001, help="larger ones can destroy the features")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("finetuned.keras"))
     args = parser.parse_args(argv)
@@ -51,7 +52,7 @@ def main(argv=None, **options):
     options = {"weights": "imagenet", **options}
     network = freeze_statistics(efficientnet_lite(keras.Model, (args.size, args.size, 3), len(classes), **options))
     model = keras_sam.SAMModel.from_model(network)
-    rate = keras.optimizers.schedules.CosineDecay(0.016, args.epochs * len(train))
+    rate = keras.optimizers.schedules.CosineDecay(args.learning_rate, args.epochs * len(train))
     model.compile(
         keras.optimizers.SGD(rate, momentum=0.9, global_clipnorm=5.0),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
