@@ -6,7 +6,8 @@ downloaded) gets a new head, BatchNormalization's statistics stay as they are, a
 `finetuned.keras`, with the names of the classes beside it in `finetuned.json`.
 
 About 40 seconds an epoch for 1,000 images at 128 pixels on 2 CPU cores. Choose `--rho` by the validation accuracy, from
-0.05, 0.1 and 0.2; `--rho 0` is plain training.
+0.005, 0.01 and 0.02; `--rho 0` is plain training. From 0.05 on this network, sharp as it is with frozen statistics, fell
+to chance: its log `sharpness` is then near 0, as the validation accuracy says.
 """
 
 import argparse
@@ -38,11 +39,11 @@ def read(folder, size, batch_size, seed):
 def main(argv=None, **options):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", help="with a subfolder of images for each class")
-    parser.add_argument("--rho", type=float, default=0.1)
+    parser.add_argument("--rho", type=float, default=0.01)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--size", type=int, default=128, help="height and width in pixels")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=0.001, help="larger ones can destroy the features")
+    parser.add_argument("--learning-rate", type=float, default=0.001)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("finetuned.keras"))
     args = parser.parse_args(argv)
