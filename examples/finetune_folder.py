@@ -7,7 +7,7 @@ downloaded) gets a new head, BatchNormalization's statistics stay as they are, a
 
 About a minute and a half an epoch for 1,000 images at 128 pixels on 2 CPU cores. Choose `--rho` by the validation
 accuracy, from 0.005, 0.01 and 0.02; `--rho 0` is plain training. From 0.05 on this network, sharp as it is with frozen
-statistics, fell to chance: the log `sharpness` is near 0 then.
+statistics, mostly fell to chance: the log `sharpness` is near 0 then.
 """
 
 import argparse
