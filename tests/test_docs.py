@@ -99,7 +99,9 @@ def measured():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_code_of_a_page_runs(page, measured):
+def test_the_code_of_a_page_runs(page, measured, mirrored, monkeypatch):
+    # On all devices, as the page has it, but by the one strategy of that size that a process of tests can have.
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: mirrored(4))
     scope = run_page(page, **measured)
     if page.name == "guide.md":
         # What the text says of each schedule.
