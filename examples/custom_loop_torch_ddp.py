@@ -4,8 +4,8 @@ Run `torchrun --nproc-per-node=2 examples/custom_loop_torch_ddp.py`, or with `py
 
 Each process chooses its ε̂ by the gradient of its own share of the batch, inside `no_sync`. The other gradient is taken
 at `parameter + ε̂`, so that it flows into the parameters, where DistributedDataParallel averages it: once a step, as
-without SAM. GSAM and LookSAM apply a mixture of both gradients: for them keep both passes inside `no_sync`, and average
-what `rule.gradient` returns with `torch.distributed.all_reduce`.
+without SAM. Rules that compare both gradients or keep a state (GSAM, LookSAM, FriendlySAM) do so on each process by its
+own, and what comes of it is averaged at the end.
 """
 
 import contextlib
@@ -41,25 +41,30 @@ class KerasModule(torch.nn.Module):
         return y
 
 
-def sam_step(model, loss_of, optimizer, rule, iteration, x, y):
-    """One step of `optimizer` along the rule's gradient of `loss_of(model(x), y)`."""
+def sam_step(model, loss_of, optimizer, rule, iteration, x, y, state=()):
+    """One step of `optimizer` along the rule's gradient of `loss_of(model(x), y)`; returns the rule's new state."""
     names, parameters = zip(*model.named_parameters())
     calls = itertools.count()
+    average_here = rule.compares_gradients or bool(rule.slots)
 
     def value_and_grad(weights):
         tensors = dict(zip(names, weights))
         if next(calls):  # BatchNormalization's statistics are those of the first pass, at the clean weights
             tensors |= {name: buffer.clone() for name, buffer in model.named_buffers()}
         model.zero_grad()
-        with model.no_sync() if keras_sam.in_ascent() else contextlib.nullcontext():
+        with model.no_sync() if average_here or keras_sam.in_ascent() else contextlib.nullcontext():
             loss = loss_of(torch.func.functional_call(model, tensors, x), y)
             loss.backward()
         return loss.detach(), [parameter.grad for parameter in parameters]
 
-    gradient, _ = rule.gradient(value_and_grad, list(parameters), rule.step(iteration))
+    gradient, state = rule.gradient(value_and_grad, list(parameters), rule.step(iteration, state=state))
+    if average_here:
+        for tensor in itertools.chain(gradient, *state):
+            dist.all_reduce(tensor.div_(dist.get_world_size()))
     for parameter, g in zip(parameters, gradient):
         parameter.grad = g
     optimizer.step()
+    return state
 
 
 def main(epochs=10, rule=keras_sam.SAM(rho=0.05)):  # noqa: B008
@@ -70,11 +75,12 @@ def main(epochs=10, rule=keras_sam.SAM(rho=0.05)):  # noqa: B008
     layers = [keras.layers.Dense(64, "relu"), keras.layers.BatchNormalization(), keras.layers.Dense(10)]
     model = DistributedDataParallel(KerasModule(keras.Sequential([keras.Input((64,)), *layers])))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    iteration = 0
+    iteration, state = 0, ()
     for _ in range(epochs):
         for rows in torch.randperm(1500).split(50):  # the same on every process, which takes its share of it
             rows = rows[dist.get_rank() :: dist.get_world_size()]
-            sam_step(model, torch.nn.functional.cross_entropy, optimizer, rule, iteration, images[rows], labels[rows])
+            batch = images[rows], labels[rows]
+            state = sam_step(model, torch.nn.functional.cross_entropy, optimizer, rule, iteration, *batch, state)
             iteration += 1
     model.eval()
     with torch.no_grad():

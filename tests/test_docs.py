@@ -82,12 +82,13 @@ def run_page(page, **scope):
     # What a page says of JAX is run by test_jax_distribution.py and by the processes of test_jax_processes.py.
     text = page.read_text().partition("## JAX")[0]
     for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(code, scope)
+        # On all four devices, by the one strategy of that size that a process of tests can have.
+        exec(code.replace("tf.distribute.MirroredStrategy()", "mirrored(4)"), scope)
     return scope
 
 
 @pytest.fixture
-def measured():
+def measured(mirrored):
     """What the pages of the guide talk about: a small model, and its data."""
     inputs = keras.Input((3,))
     model = keras_sam.SAMModel.from_model(keras.Model(inputs, keras.layers.Dense(8)(inputs)))
@@ -95,13 +96,12 @@ def measured():
     x, y = np.ones((8, 3)), np.ones((8, 8))
     network = {"make_network": lambda: keras.Model(inputs, keras.layers.Dense(8)(inputs))}
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
-    return {"keras": keras, "keras_sam": keras_sam, "model": model, "x": x, "y": y, "dataset": dataset, **network}
+    scope = {"keras": keras, "keras_sam": keras_sam, "model": model, "x": x, "y": y, "dataset": dataset, **network}
+    return {**scope, "mirrored": mirrored}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_code_of_a_page_runs(page, measured, mirrored, monkeypatch):
-    # On all devices, as the page has it, but by the one strategy of that size that a process of tests can have.
-    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: mirrored(4))
+def test_the_code_of_a_page_runs(page, measured):
     scope = run_page(page, **measured)
     if page.name == "guide.md":
         # What the text says of each schedule.

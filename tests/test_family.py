@@ -31,8 +31,8 @@ def unflat(vector):
     return [part.reshape(s) for part, s in zip(np.split(vector, cuts), SHAPES)]
 
 
-def gradient_on(x, y):
-    return lambda w: flat(reference.loss_and_gradient(unflat(w), x, y, DECAY)[1])
+def gradient_on(x, y, decay):
+    return lambda w: flat(reference.loss_and_gradient(unflat(w), x, y, decay)[1])
 
 
 # Each a rule and what reference.py says of it: from a gradient, w, the step, what was kept and the momentum to what is
@@ -62,12 +62,12 @@ RULES = {
 EVERY_RULE = pytest.mark.parametrize("name", RULES)
 
 
-def expected(name, weights, batches, num_parts=1):
+def expected(name, weights, batches, num_parts=1, decay=DECAY):
     """SGD with momentum. The parts of a batch, replicas or micro-batches, start from one state and are averaged."""
     w, v, kept = flat(weights), np.zeros(IS_BIAS.size), None
     for t, (x, y) in enumerate(batches):
         parts = zip(np.split(x, num_parts), np.split(y, num_parts))
-        results = [RULES[name][1](gradient_on(*part), w, t, kept, v) for part in parts]
+        results = [RULES[name][1](gradient_on(*part, decay), w, t, kept, v) for part in parts]
         applied, kept = (None if r[0] is None else np.mean(r, axis=0) for r in zip(*results))
         v = MU * v + applied
         w = w - RATE * v
@@ -242,7 +242,7 @@ def test_msam_knows_the_momentum_of(optimizer, update):
     model = tanh_net()
     w, m, v = flat(weights_of(model)), 0.0, 0.0
     for t, batch in enumerate(batches(x, y), 1):
-        g = reference.msam(gradient_on(*batch), w, RHO, m * np.ones(w.size))
+        g = reference.msam(gradient_on(*batch, DECAY), w, RHO, m * np.ones(w.size))
         change, m, v = update(g, m, v, t)
         w = w + change
     model.compile(optimizer(), keras.losses.MeanSquaredError(dtype="float64"), sam=keras_sam.MSAM(RHO))

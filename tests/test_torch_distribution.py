@@ -19,6 +19,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 import keras_sam
+from test_family import RULES as FAMILY
+from test_family import expected as expected_of_family
 
 EXAMPLE = pathlib.Path(__file__).resolve().parents[1] / "examples" / "custom_loop_torch_ddp.py"
 RATE, MOMENTUM, RHO, STEPS = 0.125, 0.75, 0.1, 5
@@ -26,6 +28,8 @@ RULES = {
     "SAM": ({}, keras_sam.SAM(RHO)),
     "2 steps, p = 4": ({"ascent_steps": 2, "p": 4}, keras_sam.SAM(RHO, p=4, ascent_steps=2)),
 }
+
+FAMILY_HERE = ["GSAM", "FriendlySAM", "LookSAM"]
 
 
 def data():
@@ -84,6 +88,13 @@ def trained(rank, example):
             weights = [p.detach().numpy().copy() for p in model.parameters()]
             found[kind, name] = [w.T for w in weights] if kind == "torch" else weights
 
+    for name in FAMILY_HERE:
+        model, state = DistributedDataParallel(torch_net()), ()
+        optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
+        for iteration, (x, y) in enumerate(shares):
+            state = sam_step(model, mse, optimizer, FAMILY[name][0], iteration, x, y, state)
+        found[name] = [p.detach().numpy().T.copy() for p in model.parameters()]
+
     def plain_step(model):
         mse(model(x), y).backward()
 
@@ -138,6 +149,16 @@ def test_each_process_perturbs_by_its_own_gradient(processes, kind, tolerance, n
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance)
         np.testing.assert_array_equal(got, other)
         assert np.abs(want - not_wanted).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", FAMILY_HERE)
+def test_rules_that_mix_gradients_are_averaged_at_the_end(processes, name):
+    """As on replicas: each process by its own gradients, from one state, whose mean is kept."""
+    expected = expected_of_family(name, start(), data(), num_parts=2, decay=0.0)
+    first, second = (found[name] for found in processes)
+    for got, other, want in zip(first, second, expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+        np.testing.assert_array_equal(got, other)
 
 
 def test_a_step_averages_one_gradient_as_a_plain_one_does(processes):

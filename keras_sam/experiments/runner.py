@@ -14,6 +14,8 @@ from keras_sam.experiments.data import load
 from keras_sam.experiments.models import NETWORKS
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+# Fields of a row that say which runs there are, and decide no number of one.
+_ABOUT_THE_TABLE = {"methods": {}, "published": {}, "rhos": (), "num_seeds": 0}
 # Keeps the second training of a bootstrap apart from every first one.
 SECOND_SEED = 1_000_000
 
@@ -163,13 +165,13 @@ def run(run, output, data_dir=None, download=False):
 def settings_of(run):
     """Everything that decides the numbers, as plain data."""
     row, method = run.recipe()
-    row = dataclasses.asdict(dataclasses.replace(row, methods={}, published={}))
+    row = dataclasses.asdict(dataclasses.replace(row, **_ABOUT_THE_TABLE))
     rule = method.rule and {"class_name": type(method.rule).__name__, "config": method.rule.get_config()}
     return json.loads(
         json.dumps(
             {
                 "run": dataclasses.asdict(run),
-                "row": {name: value for name, value in row.items() if name not in ("methods", "published")},
+                "row": {name: value for name, value in row.items() if name not in _ABOUT_THE_TABLE},
                 "method": {**dataclasses.asdict(dataclasses.replace(method, rule=None)), "rule": rule},
                 "backend": keras.backend.backend(),
             }
