@@ -15,12 +15,12 @@ if BACKEND != "torch":
 import keras
 import torch
 import torch.distributed as dist
+from test_family import RULES as FAMILY
+from test_family import expected as expected_of_family
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 import keras_sam
-from test_family import RULES as FAMILY
-from test_family import expected as expected_of_family
 
 EXAMPLE = pathlib.Path(__file__).resolve().parents[1] / "examples" / "custom_loop_torch_ddp.py"
 RATE, MOMENTUM, RHO, STEPS = 0.125, 0.75, 0.1, 5
