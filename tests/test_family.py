@@ -108,14 +108,15 @@ def test_micro_batches_start_from_one_state_and_average_theirs(name):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="several replicas in one process")
+@pytest.mark.parametrize("num_replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
 @EVERY_RULE
 @pytest.mark.usefixtures("float64")
-def test_replicas_keep_the_mean_of_their_states(name, request):
+def test_replicas_keep_the_mean_of_their_states(name, num_replicas, request):
     x, y = data(40)
-    strategy = request.getfixturevalue("mirrored")(2)
+    strategy = request.getfixturevalue("mirrored")(num_replicas)
     with strategy.scope():
         start, model = trained(RULES[name][0], x, y)
-    for got, want in zip(weights_of(model), expected(name, start, batches(x, y), 2), strict=True):
+    for got, want in zip(weights_of(model), expected(name, start, batches(x, y), num_replicas), strict=True):
         np.testing.assert_allclose(got, want, **FLOAT64)
     for variable in model.optimizer.variables:
         copies = [to_numpy(copy) for copy in strategy.experimental_local_results(variable.value)]
