@@ -25,8 +25,8 @@ TENSORFLOW = ["benchmarks", "demo", "distribution", "other_backends", "traps_ten
 TENSORFLOW += ["augmentation", "commands", "data", "grid", "input_pipeline", "pipelines", "recipes"]
 TENSORFLOW += ["analysis", "faults", "multi_worker", "plots", "report", "runner"]
 # Of those that TensorFlow runs, the ones that have a process of their own, so that no core is idle at the end.
-APART = ["architectures", "augmentation", "benchmarks", "checkpoints", "demo", "distribution", "efficientnet"]
-APART += ["examples", "faults", "feeding", "grid", "multi_worker", "networks", "notebooks", "pipelines", "runner"]
+APART = ["architectures", "augmentation", "benchmarks", "checkpoints", "demo", "efficientnet", "examples", "faults"]
+APART += ["feeding", "grid", "multi_worker", "networks", "notebooks", "pipelines", "runner", "distribution"]
 JAX = ["jax_distribution", "jax_processes"]
 ELSEWHERE = {"tensorflow": JAX, "jax": TENSORFLOW, "torch": TENSORFLOW + JAX}
 collect_ignore = [f"test_{name}.py" for name in ELSEWHERE[BACKEND]]
