@@ -100,11 +100,12 @@ def test_rematerialized_layers_are_refused_by_name():
 
 
 @on_torch
-def test_torch_compile_gives_the_same_numbers(monkeypatch):
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_torch_compile_gives_the_same_numbers(compiler, monkeypatch):
     # What SAM could break is the capture of both passes; the C++ that follows is torch's own, and takes a minute.
     import torch
 
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=compiler))
     model, expected = made(jit_compile=True), made()
     for m in (model, expected):
         m.fit(X, Y, batch_size=8, epochs=2, shuffle=False, verbose=0)

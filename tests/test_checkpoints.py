@@ -58,9 +58,7 @@ def train(folder, rule, epochs=4, *others):
 @pytest.mark.parametrize(
     "rule", [None, keras_sam.LookSAM(0.1, k=3), keras_sam.RandomPerturbation(0.1, seed=0)], ids=repr
 )
-def test_interrupted_twice_equals_uninterrupted_to_the_bit(rule, tmp_path, request):
-    if rule:  # the one without is traced
-        request.getfixturevalue("eager_functions")
+def test_interrupted_twice_equals_uninterrupted_to_the_bit(rule, tmp_path):
     weights, history = train(tmp_path / "whole", rule)
     for stop in (StopAt(1, "batch"), StopAt(3, "end")):
         with pytest.raises(StopError):
