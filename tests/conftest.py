@@ -25,6 +25,7 @@ TENSORFLOW = ["benchmarks", "demo", "distribution", "other_backends", "traps_ten
 TENSORFLOW += ["augmentation", "commands", "data", "grid", "input_pipeline", "pipelines", "recipes"]
 TENSORFLOW += ["analysis", "faults", "multi_worker", "plots", "report", "runner"]
 # Of those that TensorFlow runs, the ones that have a process of their own, so that no core is idle at the end.
+# Replicas last: the file after them once took ten times as long.
 APART = ["architectures", "augmentation", "benchmarks", "checkpoints", "demo", "efficientnet", "examples", "faults"]
 APART += ["feeding", "grid", "multi_worker", "networks", "notebooks", "pipelines", "runner", "distribution"]
 JAX = ["jax_distribution", "jax_processes"]

@@ -232,3 +232,14 @@ def test_a_strategy_of_another_backend(tmp_path):
     name = "mirrored" if keras.backend.backend() != "tensorflow" else "data-parallel"
     with pytest.raises(ValueError, match=f"`strategy='{name}'`.*KERAS_BACKEND="):
         runner.run(dataclasses.replace(SMALL, strategy=name), tmp_path)
+
+
+def test_what_a_table_tries_is_no_setting_of_a_run(monkeypatch):
+    """Else a grid that is widened would refuse what it has trained."""
+    run = Run(table="small-table4", row="noise-40", method="sgd")
+    before = runner.settings_of(run)
+    rows = recipes.module("small-table4").ROWS
+    monkeypatch.setitem(rows, "noise-40", dataclasses.replace(rows["noise-40"], rhos=(0.3,), num_seeds=7))
+    assert runner.settings_of(run) == before
+    monkeypatch.setitem(rows, "noise-40", dataclasses.replace(rows["noise-40"], noise=0.3))
+    assert runner.settings_of(run) != before
