@@ -19,6 +19,8 @@ The gates: ours at most 2.0 on TensorFlow and JAX and 2.1 on torch, and not abov
 whose ascent does the same work. `above peer` is the median over rounds of the difference of the two ratios; "tie" where
 its quartiles lie on both sides of 0.
 
+A clock is off by a tenth where other machines share the processor; `peers_work.py` counts instead of timing.
+
 `--cores 1` keeps all of it on one core: where other processes run, threads that wait for each other waste more time
 than they save (torch's plain step took 2.1 processor seconds with two threads there and 0.31 with one). `--profile`
 says which ops the plain steps of torch spend their time in.
@@ -28,6 +30,7 @@ pytorch_optimizer, which the extra `dev` installs.
 """
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import os
@@ -40,6 +43,7 @@ import keras
 import numpy as np
 import report
 import resnet
+from compiled import lowered
 from step_cost import batch_of, compiled, runner, take_turns
 
 from keras_sam import SAM
@@ -63,11 +67,13 @@ class Contender(NamedTuple):
         plain: Function that runs a number of plain steps and waits for the last.
         sam: Likewise, of SAM steps.
         ascent: String, what the pass that chooses ε̂ computes.
+        programs: Dict from `"plain"` and `"sam"` to functions that lower the step, on JAX. Defaults to `None`.
     """
 
     plain: Any
     sam: Any
     ascent: str = "training"
+    programs: Any = None
 
 
 def keras_contender(make, options, batch_size, data_format="channels_last"):
@@ -77,9 +83,10 @@ def keras_contender(make, options, batch_size, data_format="channels_last"):
     x, y = batch_of(batch_size, options.get("image_size", 32))
     if data_format == "channels_first":
         x = keras.ops.copy(keras.ops.transpose(x, (0, 3, 1, 2)))
-    plain, sam = (runner(compiled(make(**options), rule), (x, y)) for rule in (None, SAM(RHO)))
+    models = {kind: compiled(make(**options), rule) for kind, rule in (("plain", None), ("sam", SAM(RHO)))}
     keras.config.set_image_data_format(before)
-    return Contender(plain, sam)
+    programs = {kind: functools.partial(lowered, model, x, y) for kind, model in models.items()}
+    return Contender(**{kind: runner(model, (x, y)) for kind, model in models.items()}, programs=programs)
 
 
 def on_tensorflow(make, options, batch_size):
@@ -146,12 +153,16 @@ def on_jax(make, options, batch_size):
                 loss, carry[0] = step(*carry[0])
             _finite(loss)
 
-        return steps_of
+        return steps_of, lambda: step.lower(*carry[0])
+
+    def contender(step, optimizer):
+        (plain_steps, plain_program), (sam_steps, sam_program) = run(plain, sgd), run(step, optimizer)
+        return Contender(plain_steps, sam_steps, programs={"plain": plain_program, "sam": sam_program})
 
     return {
         OURS: keras_contender(make, options, batch_size),
-        "optax.contrib.sam": Contender(run(plain, sgd), run(with_optax, optax_sam)),
-        "reference in JAX": Contender(run(plain, sgd), run(reference, sgd)),
+        "optax.contrib.sam": contender(with_optax, optax_sam),
+        "reference in JAX": contender(reference, sgd),
     }
 
 

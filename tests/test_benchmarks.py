@@ -16,6 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks
 import gpu_hours
 import memory
 import peers
+import peers_work
 import projection
 import report
 import scaling
@@ -312,6 +313,18 @@ def test_peers_run(tmp_path, capsys):
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_more_work_than_a_peer_or_than_two_gradients_fails():
+    def costs(plain, sam):
+        return {key: {"plain": plain, "sam": sam, "ratio": sam / plain} for key in peers_work.KEYS}
+
+    found = {peers.OURS: costs(100, 200), "optax.contrib.sam": costs(120, 199)}
+    assert peers_work.failures(found) == []
+    found["optax.contrib.sam"]["flops"]["sam"] = 198
+    assert peers_work.failures(found) == ["flops: above optax.contrib.sam"]
+    found = {peers.OURS: costs(100, 202)}
+    assert peers_work.failures(found) == ["flops: 2.0200 of the plain step", "bytes accessed: 2.0200 of the plain step"]
+
+
 def test_the_collectives_of_a_graph_are_counted_for_one_replica():
     import tensorflow as tf
 
@@ -400,8 +413,8 @@ def test_the_projection_reads_what_was_compiled_for_tpu(tmp_path):
     assert projection.ahead_of_time(path) == projection.Costs(2.1, 2.0, 4.0)
 
 
-@pytest.mark.parametrize("script", [projection, gpu_hours])
-def test_the_projections_ask_for_jax(script, capsys):
+@pytest.mark.parametrize("script", [projection, gpu_hours, peers_work])
+def test_what_counts_by_jax_asks_for_jax(script, capsys):
     with pytest.raises(SystemExit):
         script.main([])
     assert "KERAS_BACKEND=jax" in capsys.readouterr().err

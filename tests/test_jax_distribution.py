@@ -350,6 +350,16 @@ def test_the_compiled_step_communicates_as_a_plain_one_and_computes_twice_as_muc
     assert 1.9 < sam["flops"] / plain["flops"] <= 2.05
 
 
+@pytest.mark.slow
+def test_a_step_does_no_more_work_than_the_same_step_of_a_peer(monkeypatch):
+    """A network of toy size, whose metrics are a part of its bytes that can be seen."""
+    required("optax")
+    import peers_work
+
+    monkeypatch.setattr(peers_work, "TOLERANCE", 1.02)
+    assert peers_work.main(["--nets", "tiny", "--check"]) == 0
+
+
 def test_what_a_rule_keeps_is_averaged_in_the_all_reduce_of_the_gradient():
     with data_parallel(2):
         inputs = keras.Input((64,))

@@ -102,3 +102,27 @@ def test_the_paper_s_numbers():
     assert report.number("2.1 ± <0.1") == 2.1
     assert report.number("20.4 ± <0.0") == 20.4
     assert np.isnan(report.number("—"))
+
+
+def test_curves_are_means_over_seeds_in_bands_of_their_intervals(tmp_path):
+    histories = {
+        ("figure7", "wrn-28-10/cifar10", "steps-1"): {
+            0: {"sharpness_of_error": [0.01, 0.02, 0.05]},
+            1: {"sharpness_of_error": [0.03, 0.02, 0.01]},
+        },
+        ("figure7", "wrn-28-10/cifar10", "steps-5"): {0: {"sharpness_of_error": [0.1, 0.2]}},
+        # The recipe of table 1 asks for no curve.
+        ("table1", "wrn-28-10/basic/cifar10", "sam"): {0: {"loss": [1.0]}},
+    }
+    figures = report.curves("figure7", histories)
+    assert list(figures) == ["figure7-wrn-28-10-cifar10-sharpness_of_error"]
+    (axes,) = figures["figure7-wrn-28-10-cifar10-sharpness_of_error"].axes
+    one, five = axes.get_lines()
+    assert [one.get_label(), five.get_label()] == ["steps-1", "steps-5"]
+    np.testing.assert_allclose(one.get_xydata(), [[1, 2], [2, 2], [3, 3]])
+    np.testing.assert_allclose(five.get_xydata(), [[1, 10], [2, 20]])
+    # Student's t for 1 degree of freedom at 97.5 % is 12.706, the standard error of 1 and 3 is 1, of 5 and 1 it is 2.
+    band = axes.collections[0].get_paths()[0].vertices
+    np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [3 - 2 * 12.7062, 3 + 2 * 12.7062], rtol=1e-5)
+    assert axes.get_ylabel() == "sharpness of the error (points)"
+    assert report.curves("table1", histories) == {}

@@ -216,7 +216,7 @@ def sharpness(
 
 @app.command()
 def report(output: OfOutput = Path("results")):
-    """All results beside the paper's numbers: on the screen, in report.md, and report.png as figure 1, left."""
+    """All results beside the paper's numbers: on the screen, in report.md, and as pictures (figure 1, curves)."""
     check(output.is_dir(), f"--output: received {output}, expected a folder of results that `keras-sam run` made.")
     console = Console()
     with readable():

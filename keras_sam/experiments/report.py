@@ -1,4 +1,4 @@
-"""All results of a folder beside the paper's numbers: on the screen, in Markdown, and as a picture."""
+"""All results of a folder beside the paper's numbers: on the screen, in Markdown, and as pictures."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from keras_sam.experiments import recipes, results
 from keras_sam.experiments.runner import Run
 from keras_sam.experiments.statistics import mean_and_interval
 from keras_sam.sharpness import plots
+from keras_sam.sharpness.curves import draw
 
 METRICS = {
     "test_error": "test error (%)",
@@ -22,15 +23,21 @@ METRICS = {
     "sharpness_of_loss": "sharpness of the loss",
     "cosine": "cosine",
 }
-PERCENT = {name for name, title in METRICS.items() if "(" in title}
+# Of a run's history, what a recipe may ask to see by epoch (its `CURVES`).
+CURVES = METRICS | {"perturbed_error": "training error at w + ε̂ (%)", "val_accuracy": "test accuracy (%)"}
+PERCENT = {name for name, title in CURVES.items() if "(" in title}
 COLUMNS = ("row", "method", "metric", "here", "seeds", "paper")
 
 
-def read(output):
+def read(output, part="result"):
     """The finished runs of a folder but for those in smoke mode.
 
+    Args:
+        output: Folder of the results.
+        part: String, what to read of a run: its `"result"`, or its `"history"`. Defaults to `"result"`.
+
     Returns:
-        Dict from `(table, row, method)` to a dict from seeds to results; the values that a run tries in place of the
+        Dict from `(table, row, method)` to a dict from seeds to that part; the values that a run tries in place of the
         recipe's are part of the method's name.
     """
     found = {}
@@ -40,7 +47,7 @@ def read(output):
         if run is None or run.smoke:
             continue
         method = f"{run.method} ({run.variant})" if run.variant else run.method
-        found.setdefault((run.table, run.row, method), {})[run.seed] = content["result"]
+        found.setdefault((run.table, run.row, method), {})[run.seed] = content.get(part, {})
     return found
 
 
@@ -100,7 +107,7 @@ def text(values, metric, spread):
 
 
 def write(output, console, tables=None):
-    """Print the tables for which there are results; write `report.md` and `report.png`.
+    """Print the tables for which there are results; write `report.md`, `report.png` and the pictures of `curves`.
 
     Args:
         output: Folder of the results.
@@ -110,8 +117,8 @@ def write(output, console, tables=None):
     Returns:
         Path of `report.md`.
     """
-    found = read(output)
-    sections, points = [], []
+    found, histories = read(output), read(output, "history")
+    sections, points, figures = [], [], {}
     for name in tables or [name for name in recipes.NAMES if any(key[0] == name for key in found)]:
         module = recipes.module(name)
         spread = getattr(module, "SPREAD", "95 % confidence interval")
@@ -133,13 +140,42 @@ def write(output, console, tables=None):
         ]
         sections.append("\n".join([*head, *map(_line, shown)]))
         points += improvements(name, found)
+        figures |= curves(name, histories)
     path = Path(output) / "report.md"
     with results.replacing(path) as temporary:
         temporary.write_text("# Results beside the paper's\n\n" + "\n\n".join(sections) + "\n")
     if points:
-        with results.replacing(Path(output) / "report.png") as temporary:
-            plots.improvements(points).savefig(temporary, format="png", dpi=150)
+        figures["report"] = plots.improvements(points)
+    for name, figure in figures.items():
+        with results.replacing(Path(output) / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
     return path
+
+
+def curves(name, histories):
+    """What the paper shows along the training, as figures 4, 5 and 7 do: a line a method, its mean over the seeds.
+
+    Args:
+        name: A table or figure, whose recipe names the metrics as `CURVES`.
+        histories: What `read(output, "history")` returns.
+
+    Returns:
+        Dict from names to a `matplotlib.figure.Figure`, one a row and metric; bands are 95 % confidence intervals.
+    """
+    module, figures = recipes.module(name), {}
+    for row in module.ROWS:
+        runs = {key[2]: list(seeds.values()) for key, seeds in histories.items() if key[:2] == (name, row)}
+        for metric in getattr(module, "CURVES", ()) if runs else ():
+            scale = 100 if metric in PERCENT else 1
+            by_method = {m: _curve([scale * np.array(run[metric]) for run in of]) for m, of in runs.items()}
+            title = f"{module.TITLE}\n{row}"
+            figures["-".join([name, *row.split("/"), metric])] = draw(by_method, "epoch", CURVES[metric], title)
+    return figures
+
+
+def _curve(values):
+    mean, half = mean_and_interval(values)
+    return np.arange(1, len(mean) + 1), mean, half
 
 
 def improvements(name, found):

@@ -8,6 +8,7 @@ from keras_sam import SAM
 from keras_sam.experiments.recipes import Method, Row
 
 TITLE = "First and second order"
+CURVES = "perturbed_error", "val_accuracy"
 
 ROWS = {
     "wrn-40-2/cifar10": Row(

@@ -8,5 +8,6 @@ import dataclasses
 from keras_sam.experiments.recipes import figure4
 
 TITLE = "Cosine similarity of the updates of first and second order"
+CURVES = ("cosine",)
 
 ROWS = {name: dataclasses.replace(row, measures=("cosine",)) for name, row in figure4.ROWS.items()}

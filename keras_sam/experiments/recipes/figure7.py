@@ -9,5 +9,6 @@ import dataclasses
 from keras_sam.experiments.recipes import table12
 
 TITLE = "Sharpness while training, by steps of the inner maximization"
+CURVES = ("sharpness_of_error",)
 
 ROWS = {name: dataclasses.replace(row, published={}, num_seeds=1) for name, row in table12.ROWS.items()}

@@ -10,6 +10,7 @@ from keras_sam import SAM
 from keras_sam.experiments.recipes import Method, small_table4
 
 TITLE = "First and second order, digits with 40 % wrong labels"
+CURVES = "perturbed_error", "val_accuracy", "cosine"
 
 ROWS = {
     "noise-40": dataclasses.replace(

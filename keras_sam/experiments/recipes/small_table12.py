@@ -10,6 +10,7 @@ from keras_sam import SAM
 from keras_sam.experiments.recipes import Method, small_table4
 
 TITLE = "Steps of the inner maximization, digits with 40 % wrong labels"
+CURVES = ("sharpness_of_error",)
 
 ROWS = {
     "noise-40": dataclasses.replace(
