@@ -1,5 +1,6 @@
 """Layers that are TensorFlow's own, or wrong on it alone: each is trained rightly, or refused by name."""
 
+import collections
 import subprocess
 import sys
 
@@ -184,3 +185,26 @@ def test_the_train_step_is_one_xla_program_of_static_shapes():
         assert leaves_the_device not in program
     keras.tree.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *results)
     assert results[0][0][0]["sharpness"] > 0
+
+
+def test_the_graph_of_a_step_is_two_gradients_one_update_and_three_ops_a_weight():
+    """‖g‖ is a square and a sum a weight, w + ε̂ an addition, its multiplication a part of the update not done twice."""
+    counts = []
+    for rule in (None, keras_sam.SAM(0.05)):
+        inputs = keras.Input((6, 6, 2))
+        x = layers.BatchNormalization()(layers.Conv2D(3, 3, activation="relu")(inputs))
+        model = keras_sam.SAMModel(inputs, layers.Dense(2)(layers.Flatten()(x)))
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", sam=rule)
+        step = tf.function(lambda x, y: model.train_step((x, y)))  # noqa: B023, traced at once
+        nodes = step.get_concrete_function(tf.zeros((4, 6, 6, 2)), tf.zeros((4, 2))).graph.as_graph_def().node
+        counts.append(collections.Counter(node.op for node in nodes))
+    plain, sam = counts
+    num_weights = len(model.trainable_variables)
+    for op in ("Conv2D", "Conv2DBackpropFilter", "MatMul", "Relu", "ReluGrad", "Rsqrt", "BiasAddGrad"):
+        assert sam[op] == 2 * plain[op] > 0, op
+    for op in ("AssignSubVariableOp", "AssignAddVariableOp", "ReadVariableOp"):
+        assert sam[op] <= 1.5 * plain[op], op
+    more = {op: n for op in sam if (n := sam[op] - 2 * plain[op]) > 2}
+    # The scalars of ‖g‖, the loss and its metrics aside.
+    assert set(more) == {"Square", "Sum", "AddV2"}
+    np.testing.assert_allclose(list(more.values()), num_weights, atol=1)
