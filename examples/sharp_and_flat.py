@@ -12,7 +12,7 @@ minute a seed and method on one core. Expect all to fit every training image, an
 
 `--case fashion` asks the same of a WRN-10-1 without BatchNormalization, nearer to figure 3's WRN-40-10, and 2,000
 images of Fashion-MNIST at 14 × 14 pixels; the Hessian is that of the loss on 500 of them. Its files begin with
-`sharp_and_flat_fashion`; an estimated ten minutes a seed and method on one core.
+`sharp_and_flat_fashion`; ten minutes a seed and method on one core.
 """
 
 import argparse
