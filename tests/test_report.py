@@ -104,7 +104,7 @@ def test_the_paper_s_numbers():
     assert np.isnan(report.number("—"))
 
 
-def test_curves_are_means_over_seeds_in_bands_of_their_intervals(tmp_path):
+def test_curves_are_means_over_seeds_in_bands_of_their_intervals():
     histories = {
         ("figure7", "wrn-28-10/cifar10", "steps-1"): {
             0: {"sharpness_of_error": [0.01, 0.02, 0.05]},

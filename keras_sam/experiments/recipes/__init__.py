@@ -1,5 +1,8 @@
 """The tables and figures of the paper as data: one module each, with `ROWS`, a dict from names to `Row`.
 
+`TITLE` says what it is; `SPREAD`, if the paper does not print confidence intervals; `CURVES`, which numbers of a run's
+history the report draws by epoch.
+
 Reference: [Foret et al., 2021](https://arxiv.org/abs/2010.01412), sections 3, 4, B and C.
 """
 
