@@ -38,7 +38,7 @@ def images(x, size):
 
 
 def train(rule, epochs, seed, noise, num_images, size, num_tested, weights="imagenet", **options):
-    """Validation and test accuracy of one run."""
+    """Accuracies of one run: of the last epoch's training, on the labels that it was given; validation; and test."""
     train, validation, test = fashion_mnist.load(noise, seed, num_images)
     keras.utils.set_random_seed(seed)
     network = efficientnet_lite(keras.Model, (size, size, 3), 10, weights=weights, **options)
@@ -52,8 +52,8 @@ def train(rule, epochs, seed, noise, num_images, size, num_tested, weights="imag
         metrics=["accuracy"],
         sam=rule,
     )
-    model.fit(images(train.x, size), train.y, BATCH_SIZE, epochs, verbose=0)
-    accuracies = {}
+    history = model.fit(images(train.x, size), train.y, BATCH_SIZE, epochs, verbose=0).history
+    accuracies = {"training": history["accuracy"][-1]}
     for name, split, count in [("validation", validation, 1000), ("test", test, num_tested)]:
         x = images(split.x[:count], size)
         accuracies[name] = model.evaluate(x, split.y[:count], BATCH_SIZE, verbose=0, return_dict=True)["accuracy"]

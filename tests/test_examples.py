@@ -126,6 +126,7 @@ def test_efficientnet_is_fine_tuned(tmp_path, monkeypatch):
     (best,) = set(found) - {None}
     assert validation[best] == max(validation.values())
     assert len(content["runs"]) == 4
+    assert {key for run in content["runs"].values() for key in run} == {"training", "validation", "test", "commit"}
     # What is there is not trained again.
     assert main(arguments, weights="none of these") == found
 
