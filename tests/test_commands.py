@@ -41,6 +41,7 @@ def test_the_tables_and_the_rows_of_one():
         (["grid", "table5", "--row", "wrn"], "--row: received 'wrn'"),
         (["grid", "table4", "--tune", "roh"], "'rho'"),
         (["report", "--output", "no-such-folder"], "expected a folder of results"),
+        (["compare", "no-folder", "none"], "expected folders of `seed-*.json` that have a seed in common"),
         (["demo", "--noise", "1.5"], "expected a share in [0, 1]"),
     ],
 )

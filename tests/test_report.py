@@ -58,6 +58,25 @@ def test_smoke_runs_are_no_results_and_other_values_are_named(tmp_path):
     ]
 
 
+def test_differences_are_paired_by_seed(tmp_path):
+    write(tmp_path, "sam", [0.1, 0.2, 0.4, 0.7], rho=0.1)
+    write(tmp_path, "sgd", [0.2, 0.5, 0.9])
+    first, second = (tmp_path / "table5" / ROW / name for name in ("sam/rho=0.1", "sgd"))
+    (row,), seeds = report.paired(first, second)
+    assert seeds == [0, 1, 2]
+    metric, *values = row
+    assert metric == "test_error"
+    np.testing.assert_allclose(values, [[0.1, 0.2, 0.4], [0.2, 0.5, 0.9], [-0.1, -0.3, -0.5]])
+    # Student's t of -10, -30, -50 for 2 degrees of freedom: 4.3027 · 20 / √3.
+    assert report.text(values[-1], metric, None) == "-30.00 ± 49.68"
+
+
+def test_folders_without_a_seed_in_common(tmp_path):
+    write(tmp_path, "sam", [0.1])
+    with pytest.raises(ValueError, match=r"seeds \[0\] and .*none with \[\]; expected .*a seed in common"):
+        report.paired(tmp_path / "table5" / ROW / "sam", tmp_path / "none")
+
+
 def test_mean_and_spread():
     # Student's t for 2 degrees of freedom at 97.5 % is 4.303; the standard deviation of 1, 2, 3 is 1.
     assert report.text([0.01, 0.02, 0.03], "test_error", "95 % confidence interval") == "2.00 ± 2.48"

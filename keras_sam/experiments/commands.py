@@ -223,6 +223,21 @@ def report(output: OfOutput = Path("results")):
         console.print(f"{reports.write(output, console)}")
 
 
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of one method's runs: results/small-table4/noise-40/sgd.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another's.")],
+):
+    """Two methods, seed by seed: by how much the first is above the second, with the interval of that."""
+    with readable():
+        table, seeds = reports.paired(first, second)
+    caption = f"mean ± 95 % confidence interval over seeds {', '.join(map(str, seeds))}"
+    shown = Table("metric", "first", "second", "first − second, paired", caption=caption)
+    for metric, *values in table:
+        shown.add_row(reports.METRICS[metric], *(reports.text(v, metric, None) for v in values))
+    Console().print(shown)
+
+
 def _check_names(table, rows, methods):
     known = _module(table).ROWS
     for row in rows:

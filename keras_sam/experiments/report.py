@@ -41,14 +41,51 @@ def read(output, part="result"):
         recipe's are part of the method's name.
     """
     found = {}
-    for path in sorted(Path(output).rglob("seed-*.json")):
-        content = json.loads(path.read_text())
-        run = Run(**content["settings"]["run"]) if "settings" in content else None
-        if run is None or run.smoke:
-            continue
+    for run, content in _runs(sorted(Path(output).rglob("seed-*.json"))):
         method = f"{run.method} ({run.variant})" if run.variant else run.method
         found.setdefault((run.table, run.row, method), {})[run.seed] = content.get(part, {})
     return found
+
+
+def _runs(paths):
+    for path in paths:
+        content = json.loads(path.read_text())
+        run = Run(**content["settings"]["run"]) if "settings" in content else None
+        if run is not None and not run.smoke:
+            yield run, content
+
+
+def paired(first, second):
+    """What two folders of runs have found, such as two methods of a row, for the seeds that both have.
+
+    Args:
+        first: Folder of the files of one method, `small-table5/noise-40/none/sam/rho=0.5` in the results.
+        second: Folder likewise.
+
+    Returns:
+        List of tuples: a metric, the values of the first, those of the second, and their differences, each by seed; and
+        the seeds.
+
+    Raises:
+        ValueError: If no seed is in both.
+    """
+    one, other = (
+        {run.seed: content["result"] for run, content in _runs(Path(folder).glob("seed-*.json"))}
+        for folder in (first, second)
+    )
+    seeds = sorted(one.keys() & other.keys())
+    if not seeds:
+        raise ValueError(
+            f"Received {first} with runs of the seeds {sorted(one)} and {second} with {sorted(other)}; expected "
+            "folders of `seed-*.json` that have a seed in common."
+        )
+    table = []
+    for metric in METRICS:
+        pairs = [(one[seed].get(metric), other[seed].get(metric)) for seed in seeds]
+        if all(value is not None for pair in pairs for value in pair):
+            values, others = np.transpose(pairs)
+            table.append((metric, values, others, values - others))
+    return table, seeds
 
 
 def lines(name, found):
@@ -96,7 +133,7 @@ def _values(by_seed, metric):
 
 def text(values, metric, spread):
     """Mean and spread in the paper's units; of one value without spread."""
-    if not values:
+    if len(values) == 0:
         return "—"
     scale = 100 if metric in PERCENT else 1
     values = scale * np.array(values)
