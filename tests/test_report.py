@@ -1,5 +1,6 @@
 """The report, on results that are made up."""
 
+import io
 import json
 
 import numpy as np
@@ -109,6 +110,19 @@ def test_tables_without_results_are_left_out_unless_asked_for(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert text.count("| resnet-") == 9 * 4
     assert "| resnet-152/400 | sgd | top-5 error (%) | — |  | 5.84 ± 0.07 |" in text
+
+
+def test_a_grid_of_one_table_leaves_the_others_in_the_report(tmp_path):
+    write(tmp_path, "sam", [0.03])
+    write(tmp_path, "sgd", [0.04], table="table1", row="wrn-28-10/basic/cifar10")
+    screen = Console(record=True, width=200, quiet=False, file=io.StringIO())
+    report.write(tmp_path, screen, ["table1"])
+    text = (tmp_path / "report.md").read_text()
+    assert "| wrn-28-10/basic/cifar10 | sgd | test error (%) | 4.00 |" in text
+    assert f"| {ROW} | sam | test error (%) | 3.00 |" in text
+    printed = screen.export_text()
+    assert "table1" in printed
+    assert "table5" not in printed
 
 
 def test_every_table_can_be_shown(tmp_path):

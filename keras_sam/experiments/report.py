@@ -144,19 +144,23 @@ def text(values, metric, spread):
 
 
 def write(output, console, tables=None):
-    """Print the tables for which there are results; write `report.md`, `report.png` and the pictures of `curves`.
+    """Print tables; write `report.md`, `report.png` and the pictures of `curves`, of all that has results.
 
     Args:
         output: Folder of the results.
         console: `rich.console.Console`.
-        tables: Names to be shown, results or not. Defaults to `None`, those with results.
+        tables: Names to be printed, results or not. Defaults to `None`, those with results.
 
     Returns:
         Path of `report.md`.
     """
     found, histories = read(output), read(output, "history")
     sections, points, figures = [], [], {}
-    for name in tables or [name for name in recipes.NAMES if any(key[0] == name for key in found)]:
+    finished = {table for table, _, _ in found}
+    for name in recipes.NAMES:
+        asked_for = name in (finished if tables is None else tables)
+        if not asked_for and name not in finished:
+            continue
         module = recipes.module(name)
         spread = getattr(module, "SPREAD", "95 % confidence interval")
         shown = [
@@ -166,7 +170,8 @@ def write(output, console, tables=None):
         screen = Table(*COLUMNS, title=f"{name}: {module.TITLE}", caption=f"mean ± {spread}")
         for cells in shown:
             screen.add_row(*cells)
-        console.print(screen)
+        if asked_for:
+            console.print(screen)
         head = [
             f"## {name}: {module.TITLE}",
             "",
