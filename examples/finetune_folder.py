@@ -18,7 +18,7 @@ import keras
 
 import keras_sam
 from keras_sam.experiments.models.efficientnet_lite import efficientnet_lite
-from keras_sam.experiments.models.frozen_statistics import freeze_statistics
+from keras_sam.experiments.models.frozen_statistics import freeze_statistics, thaw_statistics
 
 
 def read(folder, size, batch_size, seed):
@@ -61,8 +61,7 @@ def main(argv=None, **options):
         sam=keras_sam.SAM(args.rho),
     )
     history = model.fit(train, validation_data=validation, epochs=args.epochs, verbose=2).history
-    # The layers are shared: this file loads without keras_sam's model class.
-    network.save(args.output)
+    thaw_statistics(network).save(args.output)  # which Keras loads without keras_sam
     args.output.with_suffix(".json").write_text(json.dumps(classes))
     print(f"{history['val_accuracy'][-1]:.1%} of the images held out are right; the model is in {args.output}.")
     return history

@@ -1,5 +1,8 @@
 """Fine-tuning with BatchNormalization's statistics frozen, while its scale and shift train."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +11,11 @@ from keras import layers
 from oracle import to_numpy
 
 import keras_sam
-from keras_sam.experiments.models.frozen_statistics import FrozenBatchNormalization, freeze_statistics
+from keras_sam.experiments.models.frozen_statistics import (
+    FrozenBatchNormalization,
+    freeze_statistics,
+    thaw_statistics,
+)
 
 GAMMA, BETA, MEAN, VARIANCE = (np.array(v, "float32") for v in ([1.0, 2.0], [0.5, -0.5], [3.0, 1.0], [4.0, 0.25]))
 X = np.random.default_rng(0).normal(size=(6, 2)).astype("float32")
@@ -54,6 +61,41 @@ def test_statistics_stay_and_scale_and_shift_train(compiled, tmp_path):
     np.testing.assert_array_equal(model.get_weights(), [GAMMA, BETA, MEAN, VARIANCE])
 
 
+LOADED_BY_KERAS_ALONE = """
+import sys
+import keras
+import numpy as np
+
+model = keras.saving.load_model(sys.argv[1])
+assert "keras_sam" not in sys.modules
+np.save(sys.argv[2], model.predict(np.load(sys.argv[3]), verbose=0))
+
+from keras_sam.experiments import analysis
+
+analysis.load_model(sys.argv[4])
+"""
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="long for a process of its own")
+def test_thawed_it_is_a_file_of_keras_alone(tmp_path):
+    trained = freeze_statistics(model_of())
+    trained.compile(keras.optimizers.SGD(0.1), "mse", sam=keras_sam.SAM(0.05))
+    trained.fit(X, np.zeros((6, 2)), batch_size=6, verbose=0)
+    thawed = thaw_statistics(trained)
+    assert type(thawed.layers[-1].layers[-1]) is layers.BatchNormalization
+    path, predicted, x, frozen = (tmp_path / name for name in ("thawed.keras", "y.npy", "x.npy", "frozen.keras"))
+    thawed.save(path)
+    trained.save(frozen)
+    np.save(x, X)
+    command = [sys.executable, "-c", LOADED_BY_KERAS_ALONE, *map(str, (path, predicted, x, frozen))]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    np.testing.assert_allclose(np.load(predicted), to_numpy(trained(X)), rtol=1e-6)
+    # What was thawed goes on moving its statistics in training.
+    thawed(X, training=True)
+    assert np.abs(thawed.get_weights()[2] - MEAN).max() > 0.01
+    np.testing.assert_array_equal(trained.get_weights()[2], MEAN)
+
+
 def test_what_else_belongs_to_a_layer_is_kept():
     model = keras.Sequential([keras.Input((2,)), layers.Normalization(), layers.Dense(2), layers.BatchNormalization()])
     model.layers[0].adapt(3 * X + 1)
@@ -75,6 +117,8 @@ def test_a_subclassed_model_is_refused():
 
     with pytest.raises(ValueError, match=r"`mine`, a Subclassed that is subclassed or not built; expected a Func"):
         freeze_statistics(Subclassed(name="mine"))
+    with pytest.raises(ValueError, match="`thaw_statistics` received `mine`"):
+        thaw_statistics(Subclassed(name="mine"))
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX compiles a hundred operations one by one")

@@ -9,6 +9,9 @@ from rich.table import Table
 from keras_sam import sharpness
 from keras_sam.experiments import results
 from keras_sam.experiments.data import load
+
+# For their layers, which a saved model may hold.
+from keras_sam.experiments.models import frozen_statistics, shake  # noqa: F401
 from keras_sam.sharpness.objective import Objective
 
 RHOS = (0.01, 0.02, 0.05, 0.1, 0.2)

@@ -35,27 +35,51 @@ def freeze_statistics(model):
 
     >>> model = freeze_statistics(keras.applications.EfficientNetB0())
     """
+    functional = _exchanged(model, keras.layers.BatchNormalization, FrozenBatchNormalization, "freeze_statistics")
+    return keras_sam.SAMModel.from_model(functional) if isinstance(model, keras_sam.SAMModel) else functional
+
+
+def thaw_statistics(model):
+    """The way back: a model of Keras alone, for a file that loads without keras_sam.
+
+    Args:
+        model: A built Functional or Sequential model, such as one of `freeze_statistics`, trained or not.
+
+    Returns:
+        A `keras.Model`, not compiled, that predicts the same. It shares all layers with `model` except for every
+        `FrozenBatchNormalization`, in whose place is a `BatchNormalization` with copies of its weights.
+
+    Raises:
+        ValueError: If `model` is a subclassed model, or is not built.
+
+    Example:
+
+    >>> thaw_statistics(freeze_statistics(model)).save("model.keras")
+    """
+    return _exchanged(model, FrozenBatchNormalization, keras.layers.BatchNormalization, "thaw_statistics")
+
+
+def _exchanged(model, old, new, caller):
     if not getattr(model, "inputs", None):
         raise ValueError(
-            f"`freeze_statistics` received `{model.name}`, a {type(model).__name__} that is subclassed or not built; "
+            f"`{caller}` received `{model.name}`, a {type(model).__name__} that is subclassed or not built; "
             "expected a Functional or Sequential model whose input shape is known."
         )
+
+    def copied(layer):
+        if not isinstance(layer, old):
+            return layer
+        copy = new.from_config(layer.get_config())
+        copy.build_from_config(layer.get_build_config())
+        copy.set_weights(layer.get_weights())
+        for ours, theirs in zip(copy.trainable_variables, layer.trainable_variables):
+            ours.regularizer = theirs.regularizer
+        return copy
+
     if isinstance(model, keras.Sequential):
         inputs, outputs = model.inputs[0], model.outputs[0]
     else:
         inputs, outputs = model.input, model.output
     # Of a compiled model Keras would compile the clone too, without the option `sam`.
     uncompiled = keras.Model(inputs, outputs, name=model.name)
-    functional = keras.models.clone_model(uncompiled, clone_function=_frozen, recursive=True)
-    return keras_sam.SAMModel.from_model(functional) if isinstance(model, keras_sam.SAMModel) else functional
-
-
-def _frozen(layer):
-    if not isinstance(layer, keras.layers.BatchNormalization):
-        return layer
-    frozen = FrozenBatchNormalization.from_config(layer.get_config())
-    frozen.build_from_config(layer.get_build_config())
-    frozen.set_weights(layer.get_weights())
-    for ours, theirs in zip(frozen.trainable_variables, layer.trainable_variables):
-        ours.regularizer = theirs.regularizer
-    return frozen
+    return keras.models.clone_model(uncompiled, clone_function=copied, recursive=True)
