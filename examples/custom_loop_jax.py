@@ -39,15 +39,16 @@ def main(epochs=10, rule=keras_sam.SAM(rho=0.05)):  # noqa: B008
     images = images.astype("float32") / 16
     params = initial(jax.random.key(0))
     optimizer = optax.sgd(0.1, momentum=0.9)
-    state = optimizer.init(params)
+    state = optimizer.init(params), ()  # the second is what FriendlySAM and LookSAM keep from step to step
 
     @jax.jit
     def train_step(params, state, iteration, x, y):
         weights, structure = jax.tree.flatten(params)
         value_and_grad = jax.value_and_grad(lambda weights: loss_of(jax.tree.unflatten(structure, weights), x, y))
-        gradient, _ = rule.gradient(value_and_grad, weights, rule.step(iteration))
+        state, kept = state
+        gradient, kept = rule.gradient(value_and_grad, weights, rule.step(iteration, state=kept))
         updates, state = optimizer.update(jax.tree.unflatten(structure, gradient), state, params)
-        return optax.apply_updates(params, updates), state
+        return optax.apply_updates(params, updates), (state, kept)
 
     random, iteration = np.random.default_rng(0), 0
     for _ in range(epochs):

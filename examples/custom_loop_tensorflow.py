@@ -31,6 +31,8 @@ def main(epochs=10, rule=keras_sam.SAM(rho=0.05)):  # noqa: B008
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
     optimizer.build(model.trainable_variables)
+    # What FriendlySAM and LookSAM keep from step to step; of other rules nothing.
+    kept = [[tf.Variable(tf.zeros_like(v.value)) for v in model.trainable_variables] for _ in rule.slots]
 
     @tf.function
     def train_step(x, y):
@@ -47,7 +49,9 @@ def main(epochs=10, rule=keras_sam.SAM(rho=0.05)):  # noqa: B008
 
         variables = model.trainable_variables
         weights = [tf.convert_to_tensor(v.value) for v in variables]
-        gradient, _ = rule.gradient(value_and_grad, weights, rule.step(optimizer.iterations, variables))
+        step = rule.step(optimizer.iterations, variables, [[tf.convert_to_tensor(v) for v in slot] for slot in kept])
+        gradient, state = rule.gradient(value_and_grad, weights, step)
+        tf.nest.map_structure(lambda variable, value: variable.assign(value), kept, list(state))
         optimizer.apply(gradient, variables)
         # BatchNormalization's statistics are those of the clean weights, at which the first call was made.
         for variable, value in zip(model.non_trainable_variables, states[0]):

@@ -22,7 +22,7 @@ def main(epochs=10, rule=keras_sam.SAM(rho=0.05)):  # noqa: B008
     model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
     names, parameters = zip(*model.named_parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
-    iteration = 0
+    iteration, state = 0, ()  # what FriendlySAM and LookSAM keep from step to step
     for _ in range(epochs):
         for rows in torch.randperm(1500).split(50):
 
@@ -31,7 +31,7 @@ def main(epochs=10, rule=keras_sam.SAM(rho=0.05)):  # noqa: B008
                 return torch.nn.functional.cross_entropy(logits, labels[rows])
 
             value_and_grad = keras_sam.backend.value_and_grad(loss_of)
-            gradient, _ = rule.gradient(value_and_grad, list(parameters), rule.step(iteration))
+            gradient, state = rule.gradient(value_and_grad, list(parameters), rule.step(iteration, state=state))
             for parameter, g in zip(parameters, gradient):
                 parameter.grad = g
             optimizer.step()

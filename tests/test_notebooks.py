@@ -59,3 +59,10 @@ def test_the_first_cell_says_what_is_missing(name, message, alone):
     alone.delenv("KERAS_SAM_SMOKE", raising=False)
     with pytest.raises((RuntimeError, FileNotFoundError), match=message):
         exec(cells(name)[0], {})
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_first_cell_says_where_keras_sam_comes_from(name, alone):
+    alone.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"keras_sam is not installed.*upload the wheel"):
+        exec(cells(name)[0], {})
