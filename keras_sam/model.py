@@ -59,7 +59,8 @@ class SAMModel(SAMTrainer, keras.Model):
             model: A built `keras.Model`: Functional, Sequential or subclassed.
 
         Returns:
-            A `SAMModel`, not compiled. Training it trains `model`, which can be saved without keras_sam.
+            A `SAMModel`, not compiled; `model` itself if it is a `SAMTrainer` already. Training it trains `model`,
+            which can be saved without keras_sam.
 
         Raises:
             ValueError: If `model` is no Keras model, is not built, or overrides a method of training.

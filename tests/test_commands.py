@@ -60,6 +60,12 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     assert "expected a folder that can be written" in text
 
 
+def test_an_error_that_is_not_ours_keeps_its_traceback(monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "run", lambda *args: int("three"))
+    result = CliRunner().invoke(commands.app, ["run", "table5", "--row", ROW, "--output", str(tmp_path)])
+    assert isinstance(result.exception, ValueError)
+
+
 def test_missing_data_are_said_in_a_line(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
     code, text = invoke("run", "table1", "--row", "wrn-28-10/basic/cifar10", "--output", str(tmp_path / "out"))

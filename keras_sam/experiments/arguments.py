@@ -2,8 +2,14 @@
 
 import contextlib
 import difflib
+import traceback
+from pathlib import Path
 
 import typer
+
+import keras_sam
+
+PACKAGE = Path(keras_sam.__file__).parent
 
 
 def check_name(option, name, known):
@@ -14,10 +20,13 @@ def check_name(option, name, known):
 
 @contextlib.contextmanager
 def readable():
-    """What a user can mend is said in a line, without a traceback."""
+    """What a user can mend is said in a line, without a traceback: a `ValueError` if it is one of ours."""
     try:
         yield
     except (FileNotFoundError, ValueError, ImportError) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if isinstance(error, ValueError) and not raised_in.is_relative_to(PACKAGE):
+            raise
         raise typer.BadParameter(str(error)) from error
 
 
