@@ -19,7 +19,7 @@ A sweep measures SAM at 1 to 100 million parameters, or at batches of 8 to 4,096
 count. Equal runs differ by some 20 MB, more than 2.2 times the smallest nets' weights: `noise` stands for an excess
 smaller than that.
 
-Cost: about 4 minutes on 2 CPU cores and 2 GB of memory. Expect 1.4 times the weights for SAM with p = 2, with ρ a
+Cost: about 4 minutes on 2 CPU cores and 2 GB of memory. Expect 1.2 times the weights for SAM with p = 2, with ρ a
 number or a schedule, 0.9 with p = inf, and 0 for a constant ρ of 0. A sweep takes about 4 minutes too.
 """
 

@@ -1,9 +1,10 @@
 """Fine-tune a pretrained EfficientNet with SAM: `python examples/finetune_efficientnet.py`.
 
-EfficientNet-Lite0 with its ImageNet weights (a Python package carries them, so that nothing is downloaded) learns
-Fashion-MNIST from 2,000 images at 64 pixels: a new head, BatchNormalization's statistics frozen as in appendix C.2 of
-the paper, SGD with momentum, half a cosine, and gradients clipped as in the paper's code. SGD gets twice the steps,
-which cost what SAM's cost. ρ is chosen on validation images with clean labels, with a seed that does not count.
+EfficientNet-Lite0 with its ImageNet weights (a Python package, of the extra `weights`, carries them) learns
+Fashion-MNIST (of Debian's package `dataset-fashion-mnist`, or its four gz files in a folder that FASHION_MNIST names)
+from 2,000 images at 64 pixels: a new head, BatchNormalization's statistics frozen as in appendix C.2 of the paper, SGD
+with momentum, half a cosine, and gradients clipped as in the paper's code. SGD gets twice the steps, which cost what
+SAM's cost. ρ is chosen on validation images with clean labels, with a seed that does not count.
 `--noise 0.4` draws 40 % of the labels anew. With frozen statistics this network is sharp: at the ρ of table 8, 0.05 and
 more, most trials fell to chance within a few epochs, so that a tenth of them is tried.
 

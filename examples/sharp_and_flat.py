@@ -7,8 +7,8 @@ python examples/sharp_and_flat.py
 A small network without BatchNormalization learns 768 digits with SGD, with SAM of the paper's default radius, and with
 a larger one. The Hessian of the training loss is measured three times while it does, and the loss around the result is
 drawn at the end. Writes `sharp_and_flat.json`, `sharp_and_flat_spectra.png` and `sharp_and_flat_landscapes.png`; half a
-minute a seed and method on one core. Expect all to fit every training image, and λ_max to fall by a factor of 3 with
-ρ = 0.05 and of 8 with 0.2.
+minute a seed and method on one core. Expect all to fit every training image, and λ_max to fall by a factor of 2.5
+with ρ = 0.05 and of 5 with 0.2.
 
 `--case fashion` asks the same of a WRN-10-1 without BatchNormalization, nearer to figure 3's WRN-40-10, and 2,000
 images of Fashion-MNIST at 14 × 14 pixels; the Hessian is that of the loss on 500 of them. Its files begin with

@@ -2,14 +2,15 @@
 
 import gzip
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 
 from keras_sam.experiments.data.splits import Split, with_symmetric_noise
 
-# Where the Debian package `dataset-fashion-mnist` puts the files.
-FOLDER = Path("/usr/share/datasets/fashion-mnist")
+# Where the Debian package `dataset-fashion-mnist` puts the files, if nothing else is said.
+FOLDER = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
 NUM_VALIDATION = 2000
 # The files as they were published, by TFDS's own list.
 CHECKSUMS = {
@@ -91,6 +92,7 @@ def _path(folder, name):
     if not path.exists():
         raise FileNotFoundError(
             f"Fashion-MNIST's `{name}` is not in {folder}. Install Debian's package `dataset-fashion-mnist`, or put "
-            "the four gz files of https://github.com/zalandoresearch/fashion-mnist there."
+            "the four gz files of https://github.com/zalandoresearch/fashion-mnist there, or into a folder that the "
+            "environment variable FASHION_MNIST names."
         )
     return path
