@@ -98,6 +98,10 @@ class BackupAndRestore(keras.callbacks.Callback):
                 unfinished.unlink()
         backend.check_hosts_agree(self.model, {"the backup to go on from (epoch, batches)": (epoch, batches)})
         if found:
+            optimizer = self.model.optimizer
+            # Keras would drop the variables of one that has not made them yet.
+            if optimizer is not None and not optimizer.built:
+                optimizer.build(self.model.trainable_variables)
             self.model.load_weights(self._path(epoch, batches))
             with np.load(self._seeds_path(epoch, batches)) as file:
                 for variable, name in zip(_seeds(self.model), file.files, strict=True):
@@ -130,7 +134,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         with replacing(self.model, self._seeds_path(epoch, batches)) as path:
             np.savez(path, *[ops.convert_to_numpy(v) for v in _seeds(self.model)])
         # Last, since this file alone says that there is a backup.
-        self.model.save_weights(self._path(epoch, batches))
+        with replacing(self.model, self._path(epoch, batches)) as path:
+            self.model.save_weights(path)
         self._last_saved = batches
         if backend.is_chief(self.model):
             self._delete(self._backups()[:-1])

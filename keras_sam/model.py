@@ -82,7 +82,11 @@ class SAMModel(SAMTrainer, keras.Model):
                 "cannot take over; expected a Functional or Sequential one. Write "
                 f"`class C({cls.__name__}, {type(model).__name__})` instead."
             )
-        return SubclassedSAMModel(model, name=model.name)
+        wrapped = SubclassedSAMModel(model, name=model.name)
+        # With the shape that Keras has recorded, if it has.
+        wrapped.build_from_config(model.get_build_config() or {})
+        wrapped.built = True
+        return wrapped
 
 
 @keras.saving.register_keras_serializable("keras_sam")

@@ -1,6 +1,7 @@
 """SAMTrainer: the compile option `sam`, for any Keras model class."""
 
 import contextlib
+import inspect
 import types
 
 import keras
@@ -23,7 +24,7 @@ class SAMTrainer(backend.Trainer):
 
     Raises:
         ValueError: In `compile`, if `sam` is no rule, if there is no optimizer, nothing to train, no train step for
-            Keras's backend, or if the class has a `train_step` of its own.
+            Keras's backend, or if the class has a `train_step` of its own that does not call `super().train_step`.
 
     Example:
 
@@ -84,6 +85,11 @@ class SAMTrainer(backend.Trainer):
             return super().evaluate(*args, **kwargs)
 
     def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                f"Received `filepath={filepath!r}`. Keras's old format HDF5 does not keep the rule of a model: save to "
+                "a file that ends in `.keras`, or the weights alone with `save_weights('model.weights.h5')`."
+            )
         with checkpoint.replacing(self, filepath, overwrite) as path:
             return super().save(path, overwrite=overwrite, zipped=zipped, **kwargs)
 
@@ -140,3 +146,20 @@ class SAMTrainer(backend.Trainer):
                 f"{type(self).__name__} inherits a `train_step` that SAM's replaces, so that it would never be called. "
                 "Move its loss to `compute_loss` and its metrics to `compute_metrics`, or pass `sam=None`."
             )
+        own = type(self).train_step
+        if own is not SAMTrainer.train_step and not _mentions(inspect.unwrap(own), "train_step"):
+            raise ValueError(
+                f"{type(self).__name__} has a `train_step` of its own that does not call `super().train_step`, so that "
+                "SAM would never run. Move its loss to `compute_loss` and its metrics to `compute_metrics`, or pass "
+                "`sam=None`."
+            )
+
+
+def _mentions(function, name):
+    """Whether a function, or one inside of it, reads an attribute of that name."""
+
+    def names(code):
+        inside = (constant for constant in code.co_consts if inspect.iscode(constant))
+        return {*code.co_names}.union(*map(names, inside))
+
+    return name in names(function.__code__)

@@ -16,13 +16,14 @@ from oracle import to_numpy
 import keras_sam
 
 
-def made(units=8):
+def made(units=8, sam=keras_sam.FriendlySAM(0.1), cls=keras_sam.SAMModel):  # noqa: B008
     keras.utils.set_random_seed(1)
     inputs = keras.Input((3,))
     x = layers.Dropout(0.3, seed=1)(layers.BatchNormalization()(layers.Dense(units, "tanh")(inputs)))
-    model = keras_sam.SAMModel(inputs, layers.Dense(2)(x))
+    model = cls(inputs, layers.Dense(2)(x))
     steps = 1 if BACKEND == "torch" else 2
-    model.compile(keras.optimizers.AdamW(0.01), "mse", sam=keras_sam.FriendlySAM(0.1), steps_per_execution=steps)
+    options = {} if cls is keras.Model else {"sam": sam}
+    model.compile(keras.optimizers.AdamW(0.01), "mse", steps_per_execution=steps, **options)
     return model
 
 
@@ -64,6 +65,18 @@ def test_a_restart_gives_the_numbers_of_the_uninterrupted_run(tmp_path, crash, s
     ):
         np.testing.assert_array_equal(got, expected)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "options", [{"sam": None}, {"sam": keras_sam.SAM(0)}, {"cls": keras.Model}], ids=["None", "rho=0", "keras.Model"]
+)
+def test_a_restart_without_a_second_pass_has_the_optimizers_state_too(tmp_path, options):
+    folder = tmp_path / "backup"
+    with pytest.raises(KeyboardInterrupt):
+        fit(made(**options), keras_sam.callbacks.BackupAndRestore(folder, 4), Crash(1, 5))
+    resumed = fit(made(**options), keras_sam.callbacks.BackupAndRestore(folder, 4))
+    for got, expected in zip(resumed, fit(made(**options)), strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 @contextlib.contextmanager

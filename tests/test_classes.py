@@ -274,6 +274,53 @@ def test_compile_refuses_a_train_step_that_would_never_be_called():
     SAMOwn().compile("sgd", "mse", sam=None)
 
 
+def test_compile_refuses_a_train_step_by_which_sam_would_never_run():
+    class Mine(keras_sam.SAMModel):
+        def train_step(self, *args):
+            return {}
+
+    class Wrapped(keras_sam.SAMModel):
+        def train_step(self, *args):
+            def traced():
+                return super(Wrapped, self).train_step(*args)
+
+            return traced()
+
+    with pytest.raises(
+        ValueError, match=r"Mine has a `train_step` of its own that does not call `super\(\).train_step`"
+    ):
+        functional(Mine).compile("sgd", "mse")
+    functional(Mine).compile("sgd", "mse", sam=None)
+    functional(Mine).compile("sgd", "mse", sam=keras_sam.SAM(0))
+    model = functional(Wrapped)
+    model.compile("sgd", "mse")
+    assert model.train_on_batch(X, np.zeros(model.compute_output_shape(X.shape)), return_dict=True)["sharpness"] > 0
+
+
+def test_a_wrapped_subclassed_model_is_built(tmp_path):
+    source = called(type("Plain", (Net, keras.Model), {})())
+    model = keras_sam.SAMModel.from_model(source)
+    assert model.built
+    model.save_weights(tmp_path / "before.weights.h5")
+    before = [to_numpy(v) for v in source.trainable_variables]
+    for variable in source.trainable_variables:
+        variable.assign(variable + 1)
+    model.load_weights(tmp_path / "before.weights.h5")
+    for variable, value in zip(source.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(to_numpy(variable), value)
+    with pytest.raises(ValueError, match="matches no"):
+        model.compile("sgd", "mse", sam=keras_sam.SAM(where="none of these"))
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
+def test_a_format_that_loses_the_rule_is_refused(name, tmp_path):
+    model = functional(keras_sam.SAMModel)
+    model.compile("sgd", "mse", sam=None)
+    with pytest.raises(ValueError, match=r"does not keep the rule.*`.keras`.*save_weights"):
+        model.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("sam", ["sam", keras_sam.SAM(rho=0.1)], ids=repr)
 def test_compile_refuses_a_model_without_an_optimizer(sam):
     model = functional(keras_sam.SAMModel)
