@@ -102,7 +102,8 @@ class InnerMaximization(keras.callbacks.Callback):
     ```
 
     Of a rule with k ascent steps the logs also have what the first 1 … k − 1 of them find, as `sharpness_of_loss_1`
-    and so on. Everything is as in the training step: BatchNormalization by the statistics of each (micro-)batch.
+    and so on. Everything is as in the training step, BatchNormalization by the statistics of each (micro-)batch, but
+    that the whole of it chooses ε̂, whatever `ascent_fraction` says.
     Put it before the callbacks that are to see its numbers, such as `CSVLogger`.
 
     Args:

@@ -56,7 +56,8 @@ class LinkedToLearningRate(checks.Schedule):
     Args:
         rho_min: Float ≥ 0.
         rho_max: Float ≥ 0, usually the larger one.
-        learning_rate: The optimizer's `keras.optimizers.schedules.LearningRateSchedule`.
+        learning_rate: The optimizer's `keras.optimizers.schedules.LearningRateSchedule`. With
+            `gradient_accumulation_steps`, where Keras's learning rate counts batches and ρ updates, one of updates.
         lr_min: Float, the lowest learning rate. Defaults to `0.0`.
         lr_max: Float, the highest learning rate. Defaults to `None`: `warmup_target` or `initial_learning_rate`
             of the schedule, or the largest of its `values`.

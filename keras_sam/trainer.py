@@ -8,6 +8,7 @@ import keras
 
 from keras_sam import backend, checkpoint, rules
 from keras_sam.backend import keras_private, rule_state
+from keras_sam.backend.micro_batches import check_averaged
 
 
 class SAMTrainer(backend.Trainer):
@@ -102,6 +103,18 @@ class SAMTrainer(backend.Trainer):
         metric = self._sharpness.metric
         return super().metrics + ([] if metric is None else [metric])
 
+    # A class whose `metrics` is its own, as Keras's guide to `compute_loss` has it, leaves ours out.
+    @property
+    def metrics_variables(self):
+        variables, metric = super().metrics_variables, self._sharpness.metric
+        ours = [] if metric is None or any(m is metric for m in self.metrics) else metric.variables
+        return variables + ours
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        if self._sharpness.metric is not None:
+            self._sharpness.metric.reset_state()
+
     def get_metrics_result(self):
         logs = super().get_metrics_result()
         if self._sharpness.hidden:
@@ -141,6 +154,8 @@ class SAMTrainer(backend.Trainer):
         if self.sam.uses_momentum:
             keras_private.check_momentum(self.optimizer)
         backend.check_model(self)
+        if isinstance(self.sam.m, int):
+            check_averaged(self, "micro-batches", otherwise=None)
         if super().train_step.__func__ is not keras.Model.train_step:
             raise ValueError(
                 f"{type(self).__name__} inherits a `train_step` that SAM's replaces, so that it would never be called. "

@@ -312,6 +312,48 @@ def test_a_wrapped_subclassed_model_is_built(tmp_path):
         model.compile("sgd", "mse", sam=keras_sam.SAM(where="none of these"))
 
 
+class OwnMetrics(keras_sam.SAMModel):
+    """As in Keras's documentation of `compute_loss`."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.loss_tracker = keras.metrics.Mean(name="loss")
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = ops.mean(ops.square(y_pred - y))
+        self.loss_tracker.update_state(loss)
+        return loss
+
+    @property
+    def metrics(self):
+        return [self.loss_tracker]
+
+
+def test_the_log_of_an_epoch_is_that_epochs_in_a_class_with_metrics_of_its_own():
+    logs = []
+    for cls in (OwnMetrics, keras_sam.SAMModel):
+        keras.utils.set_random_seed(0)
+        model = functional(cls)
+        # Nothing is learned, so that the second epoch differs by its data alone.
+        model.compile(keras.optimizers.SGD(0.0), "mse", sam=keras_sam.SAM(0.1))
+        model.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
+        logs.append(model.fit(3 * X, Y, batch_size=4, shuffle=False, verbose=0).history["sharpness"])
+    np.testing.assert_allclose(*logs, rtol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="there Keras's own metrics count what is masked")
+def test_metrics_leave_out_what_is_masked():
+    x = np.array([[1, 2, 0, 0]] * 8)
+    inputs = keras.Input((4,), dtype="int32")
+    dense = layers.Dense(2, kernel_initializer="zeros")
+    model = keras_sam.SAMModel(inputs, dense(layers.Embedding(3, 2, mask_zero=True)(inputs)))
+    dense.bias.assign([0.0, 1.0])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.0), loss, metrics=["accuracy"], sam=keras_sam.SAM(0.1))
+    # Right where a word is, wrong in the padding.
+    assert model.train_on_batch(x, (x > 0).astype(int), return_dict=True)["accuracy"] == 1.0
+
+
 @pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
 def test_a_format_that_loses_the_rule_is_refused(name, tmp_path):
     model = functional(keras_sam.SAMModel)

@@ -14,6 +14,7 @@ from test_conformance import FIT, compiled, small_net, table
 
 import keras_sam
 from keras_sam import SAM, FriendlySAM, LookSAM, SAMModel, backend
+from keras_sam.backend.step import step_of
 
 RHO, RATE, MU = 0.125, 0.125, 0.75
 # Keras multiplies float64 matrices in float32 on JAX and torch.
@@ -273,9 +274,30 @@ def test_the_wrong_sign_of_msams_momentum_collapses(optimizer, monkeypatch):
 
     right = final_loss(keras_sam.MSAM(0.5))
     original = keras_private.momentum
-    monkeypatch.setattr(keras_private, "momentum", lambda o: [-ops.convert_to_tensor(m) for m in original(o)])
+    monkeypatch.setattr(keras_private, "momentum", lambda *args: [-ops.convert_to_tensor(m) for m in original(*args)])
     wrong = final_loss(keras_sam.MSAM(0.5))
     assert right < 0.01 < 0.1 < wrong
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="there Keras refuses an optimizer of more variables than are trained")
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_msam_knows_each_weights_own_momentum_after_some_are_frozen(optimizer):
+    inputs = keras.Input((3,))
+    frozen, trained = layers.Dense(3), layers.Dense(3)
+    model = SAMModel(inputs, trained(frozen(inputs)))
+    options = {"momentum": 0.9} if optimizer == "SGD" else {}
+    optimizer = getattr(keras.optimizers, optimizer)(0.125, **options)
+    model.compile(optimizer, "mse", sam=keras_sam.MSAM(), **EAGERLY)
+    x, _ = table()
+    model.fit(x, x, **FIT)
+    frozen.trainable = False
+    model.compile(optimizer, "mse", sam=keras_sam.MSAM(), **EAGERLY)
+    kernel, bias = step_of(model).momentum
+    own = [v for v in optimizer.variables if "momentum" in v.path and trained.name in v.path]
+    sign = -1 if options else 1
+    np.testing.assert_array_equal(to_numpy(kernel), sign * to_numpy(own[0]))
+    np.testing.assert_array_equal(to_numpy(bias), sign * to_numpy(own[1]))
+    assert np.abs(to_numpy(kernel)).max() > 0
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adagrad", "nadam"])

@@ -417,6 +417,10 @@ def test_a_rule_or_a_model_that_the_devices_cannot_train_is_refused_before_the_f
             model.compile("sgd", "mse")
         with pytest.raises(ValueError, match=r"was made before DataParallel"):
             model.fit(*data(8), verbose=0)
+        model, total = tanh_net("sam"), keras.losses.MeanSquaredError(reduction="sum")
+        with pytest.raises(ValueError, match=r"averages over devices, but MeanSquaredError adds up.*`m='global'`"):
+            model.compile("sgd", total)
+        model.compile("sgd", total, sam=keras_sam.SAM(m="global"))
 
 
 def test_batches_that_the_devices_cannot_share_evenly_are_refused():

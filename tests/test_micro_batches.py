@@ -154,7 +154,15 @@ def test_a_metric_updated_in_call_counts_every_micro_batch():
     np.testing.assert_allclose(logs["input"], x.mean(), rtol=1e-5)
 
 
-def test_everything_in_one_net_trains_and_learns_nothing_false():
+def test_a_loss_that_adds_up_is_refused():
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+    message = r"averages over micro-batches, but SparseCategoricalCrossentropy adds up.*'sum_over_batch_size'.*`m=None`"
+    with pytest.raises(ValueError, match=message):
+        made(conv_net, SAM(0.1, m=4), loss)
+    made(conv_net, SAM(0.1), loss)
+
+
+def test_everything_in_one_net_trains():
     """Convolutions, BatchNormalization, Dropout, `add_loss` and a regularizer, a last batch that m does not divide."""
     x, y = images()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -10,6 +10,7 @@ from keras_sam.backend import rule_state
 from keras_sam.backend.jax_convolutions import in_standard_layout
 from keras_sam.backend.jax_devices import data_axis, sam_gradient_of_devices
 from keras_sam.backend.jax_trainer import Trainer, check_devices, check_hosts_agree, is_chief
+from keras_sam.backend.micro_batches import check_averaged
 from keras_sam.backend.passes import Batch, check_weights, loss_scale
 from keras_sam.backend.step import sam_gradient, step_of, track
 
@@ -68,6 +69,8 @@ def check_model(model):
     if model.built:
         check_weights(model)
     check_devices(model)
+    if data_axis(model.sam) is not None:
+        check_averaged(model, "devices", otherwise="global")
 
 
 def train_step(model, sharpness, state, data):

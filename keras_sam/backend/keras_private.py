@@ -4,6 +4,7 @@
 """
 
 import keras
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.losses.loss import unscale_loss_for_distribution
 from keras.src.models.functional import Functional
 from keras.src.models.model import functional_init_arguments
@@ -21,6 +22,7 @@ __all__ = [
     "check_momentum",
     "functional_init_arguments",
     "get_data_adapter",
+    "get_keras_mask",
     "is_built",
     "momentum",
     "portable",
@@ -28,6 +30,7 @@ __all__ = [
     "rematerialized",
     "remove_variable",
     "resume_at",
+    "set_keras_mask",
     "synchronized_variables",
     "torch_wrappers",
     "total_loss",
@@ -36,6 +39,8 @@ __all__ = [
 ]
 
 IMPORTS = {
+    "keras.src.backend.common.masking.get_keras_mask": "metrics leave out what a layer has masked",
+    "keras.src.backend.common.masking.set_keras_mask": "which the detached predictions of torch have to say as well",
     "keras.src.losses.loss.unscale_loss_for_distribution": "a loss is divided by the number of replicas; logs are not",
     "keras.src.models.functional.Functional": "what `keras.Model(inputs, outputs)` is an instance of",
     "keras.src.models.model.functional_init_arguments": "Keras's own test for that call",
@@ -58,6 +63,7 @@ TENSORFLOW_METHODS = {
 }
 
 OPTIMIZER_ATTRIBUTES = {
+    "_get_variable_index": "an optimizer may have been built with more variables than are trained now",
     "_momentums": "the average of gradients of Adam and Lion, along which MSAM perturbs",
     "_untrack_variable": "an optimizer that is compiled again gives up the variables of the rule before",
 }
@@ -137,14 +143,15 @@ def check_momentum(optimizer):
     )
 
 
-def momentum(optimizer):
-    """The average of gradients of an optimizer that `check_momentum` accepts, in their direction; `None` for weights
-    that it overwrites."""
+def momentum(optimizer, variables):
+    """The averages of gradients, in their direction, of an optimizer that `check_momentum` accepts: a list, one for
+    each of `variables`, which may be fewer than it was built with; `None` for weights that it overwrites."""
     optimizer = _inner(optimizer)
-    if isinstance(optimizer, keras.optimizers.SGD):
-        # Keras's is μm − lr·g.
-        return [v if v is None else -v.value for v in optimizer.momentums]
-    return [v if v is None else v.value for v in optimizer._momentums]
+    is_sgd = isinstance(optimizer, keras.optimizers.SGD)
+    averages = optimizer.momentums if is_sgd else optimizer._momentums
+    averages = [averages[optimizer._get_variable_index(v)] for v in variables]
+    # SGD's is μm − lr·g.
+    return [a if a is None else -a.value if is_sgd else a.value for a in averages]
 
 
 def _inner(optimizer):

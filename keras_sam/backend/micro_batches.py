@@ -120,6 +120,17 @@ def over_micro_batches(run, batch, m, fraction, loop, is_carried):
     return Result(gradient, state, next(sums), next(sums), y_pred, updates)
 
 
+def check_averaged(model, over, otherwise):
+    """Raise a `ValueError` for a compiled loss that is a sum over examples, where ours is a mean of parts."""
+    for loss in keras.tree.flatten(model.loss):
+        if getattr(loss, "reduction", None) == "sum":
+            raise ValueError(
+                f"`sam={model.sam!r}` averages over {over}, but {type(loss).__name__} adds up the losses of the "
+                "examples (`reduction='sum'`), so that a step would be a fraction of plain Keras's. Leave `reduction` "
+                f"at 'sum_over_batch_size', or pass a rule with `m={otherwise!r}`."
+            )
+
+
 def _map(function, structure):
     def apply(a):
         if type(a).__name__ in ("SparseTensor", "RaggedTensor", "BCOO"):

@@ -14,7 +14,7 @@ from keras_sam.backend.passes import Forward, Passes
 def step_of(model):
     """The `Step` that a train step gives to its rule: all that the optimizer knows."""
     rule, optimizer = model.sam, model.optimizer
-    momentum = keras_private.momentum(optimizer) if rule.uses_momentum else None
+    momentum = keras_private.momentum(optimizer, model.trainable_variables) if rule.uses_momentum else None
     iterations = ops.convert_to_tensor(optimizer.iterations)
     return rule.step(iterations, model.trainable_variables, rule_state.read(model), momentum)
 

@@ -7,8 +7,7 @@ import keras
 import torch
 from keras import ops
 
-from keras_sam.backend import rule_state
-from keras_sam.backend.keras_private import torch_wrappers
+from keras_sam.backend import keras_private, rule_state
 from keras_sam.backend.passes import (
     MISSED_WEIGHTS,
     Batch,
@@ -63,7 +62,13 @@ def value_and_grad(function, has_aux=False):
 
 
 def _detached(value):
-    return value.detach() if isinstance(value, torch.Tensor) else value
+    if not isinstance(value, torch.Tensor):
+        return value
+    # Metrics read the mask off the predictions.
+    mask, value = keras_private.get_keras_mask(value), value.detach()
+    if mask is not None:
+        keras_private.set_keras_mask(value, mask)
+    return value
 
 
 def hessian_vector_product(function, weights, vector):
@@ -123,7 +128,7 @@ def check_model(model):
     if model.built:
         check_weights(model)
     check_not_rematerialized(model)
-    wrapped = torch_wrappers(model)
+    wrapped = keras_private.torch_wrappers(model)
     if wrapped:
         raise ValueError(MISSED_WEIGHTS.format(names=", ".join(f"`{layer.name}`" for layer in wrapped)))
 

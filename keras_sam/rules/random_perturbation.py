@@ -21,8 +21,9 @@ class RandomPerturbation(SAM):
     applied = ∇L(w + epsilon)
     ```
 
-    Every step, replica and micro-batch draws its own z, which depends on the seed and the optimizer's iteration alone,
-    so that training resumes with the numbers of an uninterrupted run.
+    Every update, replica and micro-batch draws its own z, which depends on the seed and the optimizer's iteration
+    alone, so that training resumes with the numbers of an uninterrupted run. On JAX, where a weight that the loss does
+    not depend on has a gradient of zeros, such weights take their part of ρ.
 
     Args:
         rho: Float ≥ 0 or `LearningRateSchedule`, the length of ε. Defaults to `0.05`.

@@ -38,8 +38,9 @@ class SAM:
         ascent_steps: Integer, the gradients that choose ε̂: that many steps of length `rho` in the ball, each scaled
             back into it (appendix C.6). A training step costs one gradient more. Defaults to `1`.
         ascent_fraction: Float in (0, 1], the share of the (micro-)batch, from its start, that chooses ε̂. The loss and
-            the metrics that are logged are of that share, and so are BatchNormalization's statistics; a training
-            step costs 1 + `ascent_fraction` plain ones, also where a schedule of `rho` is 0. Defaults to `1.0`.
+            the metrics that are logged are of that share, and so are BatchNormalization's statistics; `sharpness` is
+            the loss of the whole at w + ε̂ less that of the share at w. A training step costs 1 + `ascent_fraction`
+            plain ones, also where a schedule of `rho` is 0. Defaults to `1.0`.
         second_order: Boolean, whether to add the term dropped before equation 3, the derivative of ε̂ by w: a product
             with the Hessian (appendix C.4). Needs `p` in (1, 2] and a single ascent step. Defaults to `False`.
         where: Regular expression searched in each `variable.path`; what does not match is not perturbed, and the norm
