@@ -83,8 +83,10 @@ class SAMModel(SAMTrainer, keras.Model):
                 f"`class C({cls.__name__}, {type(model).__name__})` instead."
             )
         wrapped = SubclassedSAMModel(model, name=model.name)
-        # With the shape that Keras has recorded, if it has.
-        wrapped.build_from_config(model.get_build_config() or {})
+        # With the shape that Keras has recorded, for `export`, where it is that of a single input.
+        shape = model.get_build_config() or {}
+        if "input_shape" in shape:
+            wrapped.build_from_config(shape)
         wrapped.built = True
         return wrapped
 
