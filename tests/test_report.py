@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from keras_sam.experiments import recipes, report
+from keras_sam.experiments import comparison, grid, recipes, report
 from keras_sam.experiments.runner import Run, settings_of
 
 ROW = "wrn-28-10/autoaugment/fashion_mnist"
@@ -29,7 +29,7 @@ def test_the_better_of_one_and_two_times_the_epochs_stands_for_sgd(tmp_path):
     write(tmp_path, "sam", [0.04, 0.05])
     write(tmp_path, "sgd", [0.06, 0.08])
     write(tmp_path, "sgd-2x", [0.05, 0.07])
-    table = report.lines("table5", report.read(tmp_path))
+    table = comparison.lines("table5", comparison.read(tmp_path))
     assert [line for line in table if line[0] == ROW] == [
         (ROW, "sam", "test_error", [0.04, 0.05], 2, "3.61 ± 0.06"),
         (ROW, "sgd-2x", "test_error", [0.05, 0.07], 2, "3.86 ± 0.14"),
@@ -44,14 +44,14 @@ def test_accuracies_are_better_when_larger(tmp_path):
         path = run.path(tmp_path)
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"settings": settings_of(run), "result": {"test_accuracy": accuracy}}))
-    lines = report.lines("table4", report.read(tmp_path))
+    lines = comparison.lines("table4", comparison.read(tmp_path))
     assert ("noise-40", "mixup-8", "test_accuracy", [0.8], 1, "90.0") in lines
 
 
 def test_smoke_runs_are_no_results_and_other_values_are_named(tmp_path):
     write(tmp_path, "sam", [0.5], smoke=True)
     write(tmp_path, "sam", [0.3], rho=0.1)
-    lines = [line for line in report.lines("table5", report.read(tmp_path)) if line[0] == ROW]
+    lines = [line for line in comparison.lines("table5", comparison.read(tmp_path)) if line[0] == ROW]
     assert lines == [
         (ROW, "sam", "test_error", [], 0, "3.61 ± 0.06"),
         (ROW, "sgd", "test_error", [], 0, "3.86 ± 0.14"),
@@ -59,11 +59,51 @@ def test_smoke_runs_are_no_results_and_other_values_are_named(tmp_path):
     ]
 
 
+def write_tuning(output, errors):
+    for rho, by_seed in errors.items():
+        for seed, error in enumerate(by_seed, grid.TUNING_SEED):
+            run = Run(table="table5", row=ROW, method="sam", seed=seed, rho=rho, held_out=recipes.HELD_OUT)
+            path = run.path(output)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"settings": settings_of(run), "result": {"validation_error": error}}))
+
+
+def test_a_rho_that_was_chosen_stands_beside_the_paper_s_number_whatever_others_find_on_the_test_set(tmp_path):
+    rhos = recipes.module("table5").ROWS[ROW].rhos
+    write_tuning(tmp_path, {rho: [0.2, 0.3] if rho == 0.1 else [0.3, 0.4] for rho in rhos})
+    write(tmp_path, "sam", [0.04, 0.06], rho=0.1)
+    write(tmp_path, "sam", [0.03, 0.05], rho=0.2)
+    write(tmp_path, "sam", [0.01])
+    write(tmp_path, "sgd", [0.1, 0.1])
+    chosen = comparison.chosen("table5", tmp_path)
+    assert chosen == {(ROW, "sam"): "sam (rho=0.1)"}
+    found = comparison.read(tmp_path)
+    of_sam = [
+        line for line in comparison.lines("table5", found, chosen) if line[0] == ROW and "held_out" not in line[1]
+    ]
+    assert sorted(of_sam) == [
+        (ROW, "sam", "test_error", [0.01], 1, ""),
+        (ROW, "sam (rho=0.1)", "test_error", [0.04, 0.06], 2, "3.61 ± 0.06"),
+        (ROW, "sam (rho=0.2)", "test_error", [0.03, 0.05], 2, ""),
+        (ROW, "sgd", "test_error", [0.1, 0.1], 2, "3.86 ± 0.14"),
+    ]
+    points = {name: mine for name, _, mine in report.improvements("table5", found, chosen)}
+    assert points[f"table5/{ROW}"] == pytest.approx(0.5)
+    report.write(tmp_path, quiet())
+    assert "| sam (rho=0.1) | test error (%) | 5.00 ± 12.71 | 2 | 3.61 ± 0.06 |" in (tmp_path / "report.md").read_text()
+
+
+def test_a_tuning_that_has_not_ended_chooses_nothing(tmp_path):
+    first, *others = recipes.module("table5").ROWS[ROW].rhos
+    write_tuning(tmp_path, {first: [0.2, 0.3], **{rho: [0.3] for rho in others}})
+    assert comparison.chosen("table5", tmp_path) == {}
+
+
 def test_differences_are_paired_by_seed(tmp_path):
     write(tmp_path, "sam", [0.1, 0.2, 0.4, 0.7], rho=0.1)
     write(tmp_path, "sgd", [0.2, 0.5, 0.9])
     first, second = (tmp_path / "table5" / ROW / name for name in ("sam/rho=0.1", "sgd"))
-    (row,), seeds = report.paired(first, second)
+    (row,), seeds = comparison.paired(first, second)
     assert seeds == [0, 1, 2]
     metric, *values = row
     assert metric == "test_error"
@@ -75,7 +115,7 @@ def test_differences_are_paired_by_seed(tmp_path):
 def test_folders_without_a_seed_in_common(tmp_path):
     write(tmp_path, "sam", [0.1])
     with pytest.raises(ValueError, match=r"seeds \[0\] and .*none with \[\]; expected .*a seed in common"):
-        report.paired(tmp_path / "table5" / ROW / "sam", tmp_path / "none")
+        comparison.paired(tmp_path / "table5" / ROW / "sam", tmp_path / "none")
 
 
 def test_mean_and_spread():
@@ -94,7 +134,7 @@ def test_markdown_and_picture(tmp_path):
     assert f"| {ROW} | sam | test error (%) | 3.00 | 1 | 3.61 ± 0.06 |" in text
     assert "## table5: SVHN and Fashion-MNIST" in text
     assert "table4" not in text
-    points = {name: (paper, mine) for name, paper, mine in report.improvements("table5", report.read(tmp_path))}
+    points = {name: (paper, mine) for name, paper, mine in report.improvements("table5", comparison.read(tmp_path))}
     paper, mine = points[f"table5/{ROW}"]
     assert paper == pytest.approx(1 - 3.61 / 3.86)
     assert mine == pytest.approx(0.25)
@@ -144,6 +184,8 @@ def test_curves_are_means_over_seeds_in_bands_of_their_intervals():
             1: {"sharpness_of_error": [0.03, 0.02, 0.01]},
         },
         ("figure7", "wrn-28-10/cifar10", "steps-5"): {0: {"sharpness_of_error": [0.1, 0.2]}},
+        # Trained to choose a ρ by.
+        ("figure7", "wrn-28-10/cifar10", "sam (rho=0.1,held_out=0.1)"): {100: {"sharpness_of_error": [0.5]}},
         # The recipe of table 1 asks for no curve.
         ("table1", "wrn-28-10/basic/cifar10", "sam"): {0: {"loss": [1.0]}},
     }

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from keras_sam.experiments import analysis, recipes, runner
+from keras_sam.experiments import analysis, comparison, recipes, runner
 from keras_sam.experiments import demo as demo_experiment
 from keras_sam.experiments import grid as grid_of_runs
 from keras_sam.experiments import report as reports
@@ -135,7 +135,7 @@ def run(
     shown = Table("metric", "here", "paper", title=f"{table} {row} {method}, seed {seed}{', smoke' if smoke else ''}")
     for name, value in content["result"].items():
         paper = "" if smoke else published.get(name, "")
-        shown.add_row(reports.METRICS.get(name, name), reports.text([value], name, None), paper)
+        shown.add_row(comparison.METRICS.get(name, name), reports.text([value], name, None), paper)
     console = Console()
     console.print(shown)
     console.print(f"{one.path(output)}")
@@ -230,11 +230,11 @@ def compare(
 ):
     """Two methods, seed by seed: by how much the first is above the second, with the interval of that."""
     with readable():
-        table, seeds = reports.paired(first, second)
+        table, seeds = comparison.paired(first, second)
     caption = f"mean ± 95 % confidence interval over seeds {', '.join(map(str, seeds))}"
     shown = Table("metric", "first", "second", "first − second, paired", caption=caption)
     for metric, *values in table:
-        shown.add_row(reports.METRICS[metric], *(reports.text(v, metric, None) for v in values))
+        shown.add_row(comparison.METRICS[metric], *(reports.text(v, metric, None) for v in values))
     Console().print(shown)
 
 

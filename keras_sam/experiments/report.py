@@ -1,6 +1,5 @@
 """All results of a folder beside the paper's numbers: on the screen, in Markdown, and as pictures."""
 
-import json
 import math
 import re
 from pathlib import Path
@@ -9,126 +8,15 @@ import numpy as np
 from rich.table import Table
 
 from keras_sam.experiments import recipes, results
-from keras_sam.experiments.runner import Run
+from keras_sam.experiments.comparison import METRICS, chosen, lines, read
 from keras_sam.experiments.statistics import mean_and_interval
 from keras_sam.sharpness import plots
 from keras_sam.sharpness.curves import draw
 
-METRICS = {
-    "test_error": "test error (%)",
-    "test_accuracy": "test accuracy (%)",
-    "validation_error": "validation error (%)",
-    "top5_error": "top-5 error (%)",
-    "sharpness_of_error": "sharpness of the error (points)",
-    "sharpness_of_loss": "sharpness of the loss",
-    "cosine": "cosine",
-}
 # Of a run's history, what a recipe may ask to see by epoch (its `CURVES`).
 CURVES = METRICS | {"perturbed_error": "training error at w + ε̂ (%)", "val_accuracy": "test accuracy (%)"}
 PERCENT = {name for name, title in CURVES.items() if "(" in title}
 COLUMNS = ("row", "method", "metric", "here", "seeds", "paper")
-
-
-def read(output, part="result"):
-    """The finished runs of a folder but for those in smoke mode.
-
-    Args:
-        output: Folder of the results.
-        part: String, what to read of a run: its `"result"`, or its `"history"`. Defaults to `"result"`.
-
-    Returns:
-        Dict from `(table, row, method)` to a dict from seeds to that part; the values that a run tries in place of the
-        recipe's are part of the method's name.
-    """
-    found = {}
-    for run, content in _runs(sorted(Path(output).rglob("seed-*.json"))):
-        method = f"{run.method} ({run.variant})" if run.variant else run.method
-        found.setdefault((run.table, run.row, method), {})[run.seed] = content.get(part, {})
-    return found
-
-
-def _runs(paths):
-    for path in paths:
-        content = json.loads(path.read_text())
-        run = Run(**content["settings"]["run"]) if "settings" in content else None
-        if run is not None and not run.smoke:
-            yield run, content
-
-
-def paired(first, second):
-    """What two folders of runs have found, such as two methods of a row, for the seeds that both have.
-
-    Args:
-        first: Folder of the files of one method, `small-table5/noise-40/none/sam/rho=0.5` in the results.
-        second: Folder likewise.
-
-    Returns:
-        List of tuples: a metric, the values of the first, those of the second, and their differences, each by seed; and
-        the seeds.
-
-    Raises:
-        ValueError: If no seed is in both.
-    """
-    one, other = (
-        {run.seed: content["result"] for run, content in _runs(Path(folder).glob("seed-*.json"))}
-        for folder in (first, second)
-    )
-    seeds = sorted(one.keys() & other.keys())
-    if not seeds:
-        raise ValueError(
-            f"Received {first} with runs of the seeds {sorted(one)} and {second} with {sorted(other)}; expected "
-            "folders of `seed-*.json` that have a seed in common."
-        )
-    table = []
-    for metric in METRICS:
-        pairs = [(one[seed].get(metric), other[seed].get(metric)) for seed in seeds]
-        if all(value is not None for pair in pairs for value in pair):
-            values, others = np.transpose(pairs)
-            table.append((metric, values, others, values - others))
-    return table, seeds
-
-
-def lines(name, found):
-    """The rows of a table or figure, one a method and metric: what the paper prints, and what was found.
-
-    Where the paper prints the best of several trainings (SGD for one and two times the epochs, four α of Mixup), so
-    does this.
-
-    Returns:
-        List of tuples as `COLUMNS` names them; "here" is the list of values by seed.
-    """
-    table = []
-    for row_name, row in recipes.module(name).ROWS.items():
-        mine = {method: seeds for (table_, row_, method), seeds in found.items() if (table_, row_) == (name, row_name)}
-        told = set()
-        for method, published in row.published.items():
-            candidates = [m for m in mine if m == method or m.startswith(f"{method}-")]
-            told.update(candidates)
-            for metric, paper in published.items():
-                best, values = _best(candidates, mine, metric)
-                table.append((row_name, best or method, metric, values, len(values), paper))
-        for method in mine:
-            if method not in told:
-                for metric in next(iter(mine[method].values())):
-                    values = _values(mine[method], metric)
-                    if values and metric in METRICS:
-                        table.append((row_name, method, metric, values, len(values), ""))
-    return table
-
-
-def _best(candidates, mine, metric):
-    """The candidate with the best mean, and its values."""
-    of = {name: values for name in candidates if (values := _values(mine[name], metric))}
-    if not of:
-        return None, []
-    sign = -1 if metric.endswith("accuracy") else 1
-    best = min(of, key=lambda name: sign * np.mean(of[name]))
-    return best, of[best]
-
-
-def _values(by_seed, metric):
-    values = [by_seed[seed].get(metric) for seed in sorted(by_seed)]
-    return [value for value in values if value is not None]
 
 
 def text(values, metric, spread):
@@ -161,11 +49,11 @@ def write(output, console, tables=None):
         asked_for = name in (finished if tables is None else tables)
         if not asked_for and name not in finished:
             continue
-        module = recipes.module(name)
+        module, tuned = recipes.module(name), chosen(name, output)
         spread = getattr(module, "SPREAD", "95 % confidence interval")
         shown = [
             (row, method, METRICS.get(metric, metric), text(values, metric, spread), str(seeds or ""), paper)
-            for row, method, metric, values, seeds, paper in lines(name, found)
+            for row, method, metric, values, seeds, paper in lines(name, found, tuned)
         ]
         screen = Table(*COLUMNS, title=f"{name}: {module.TITLE}", caption=f"mean ± {spread}")
         for cells in shown:
@@ -181,7 +69,7 @@ def write(output, console, tables=None):
             _line(["---"] * len(COLUMNS)),
         ]
         sections.append("\n".join([*head, *map(_line, shown)]))
-        points += improvements(name, found)
+        points += improvements(name, found, tuned)
         figures |= curves(name, histories)
     path = Path(output) / "report.md"
     with results.replacing(path) as temporary:
@@ -206,12 +94,18 @@ def curves(name, histories):
     """
     module, figures = recipes.module(name), {}
     for row in module.ROWS:
-        runs = {key[2]: list(seeds.values()) for key, seeds in histories.items() if key[:2] == (name, row)}
+        # What was trained to choose by is none of the table's methods.
+        runs = {
+            method: list(seeds.values())
+            for (table, of, method), seeds in histories.items()
+            if (table, of) == (name, row) and "held_out" not in method
+        }
         for metric in getattr(module, "CURVES", ()) if runs else ():
             scale = 100 if metric in PERCENT else 1
             by_method = {m: _curve([scale * np.array(run[metric]) for run in of]) for m, of in runs.items()}
             title = f"{module.TITLE}\n{row}"
-            figures["-".join([name, *row.split("/"), metric])] = draw(by_method, "epoch", CURVES[metric], title)
+            label = CURVES[metric].replace("test", "validation") if module.ROWS[row].held_out else CURVES[metric]
+            figures["-".join([name, *row.split("/"), metric])] = draw(by_method, "epoch", label, title)
     return figures
 
 
@@ -220,14 +114,14 @@ def _curve(values):
     return np.arange(1, len(mean) + 1), mean, half
 
 
-def improvements(name, found):
+def improvements(name, found, chosen=None):
     """By how much SAM lowers the error, in parts of it: the points of figure 1, left.
 
     Returns:
         List of tuples: the row, the paper's reduction, and the one found or `None`.
     """
     by_row = {}
-    for row, method, metric, values, _, paper in lines(name, found):
+    for row, method, metric, values, _, paper in lines(name, found, chosen):
         if metric == "test_error" and paper:
             kind = "sam" if method.startswith("sam") else "sgd" if method.startswith("sgd") else None
             mine = float(np.mean(values)) if values else None
