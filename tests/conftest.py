@@ -24,10 +24,13 @@ import pytest  # noqa: E402
 TENSORFLOW = ["benchmarks", "demo", "distribution", "other_backends", "traps_tensorflow", "docs", "rules_experiment"]
 TENSORFLOW += ["augmentation", "commands", "data", "grid", "input_pipeline", "pipelines", "recipes"]
 TENSORFLOW += ["analysis", "faults", "multi_worker", "plots", "report", "runner"]
-# Of those that TensorFlow runs, the ones that have a process of their own, so that no core is idle at the end.
-# Replicas last: the file after them once took ten times as long.
-APART = ["architectures", "augmentation", "benchmarks", "checkpoints", "demo", "efficientnet", "examples", "faults"]
-APART += ["feeding", "grid", "multi_worker", "networks", "notebooks", "pipelines", "runner", "distribution"]
+# Of those that TensorFlow runs, the ones that have processes of their own, so that no core is idle: what computes, and
+# what waits for processes that it starts. Replicas last: the file after them once took ten times as long.
+COMPUTING = ["architectures", "augmentation", "benchmarks", "efficientnet", "feeding", "networks", "pipelines"]
+APART = {
+    "tensorflow": [*COMPUTING, "distribution"],
+    "processes": ["faults", "multi_worker", "runner", "grid", "demo", "examples", "notebooks", "checkpoints"],
+}
 JAX = ["jax_distribution", "jax_processes"]
 ELSEWHERE = {"tensorflow": JAX, "jax": TENSORFLOW, "torch": TENSORFLOW + JAX}
 collect_ignore = [f"test_{name}.py" for name in ELSEWHERE[BACKEND]]
@@ -36,7 +39,8 @@ collect_ignore = [f"test_{name}.py" for name in ELSEWHERE[BACKEND]]
 def pytest_collection_modifyitems(session, config, items):
     """The suites of other processes run beside the other tests: begun before them, waited for after them."""
     waiting = [item for item in items if item.path.stem == "test_other_backends"]
-    apart = [item for item in items if waiting and item.path.stem.removeprefix("test_") in APART]
+    elsewhere = {f"test_{file}" for files in APART.values() for file in files}
+    apart = [item for item in items if waiting and item.path.stem in elsewhere]
     config.hook.pytest_deselected(items=apart)
     items[:] = [item for item in items if item not in waiting + apart] + waiting
 
