@@ -142,3 +142,16 @@ OPTIMIZERS = {
     "ema": lambda: keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.7, ema_overwrite_frequency=2),
     "accumulation": lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2),
 }
+
+
+def masked(sam):
+    """A compiled net with an output that is masked where a row has no word, and right elsewhere alone; and its data."""
+    x = (np.arange(4) <= np.arange(9)[:, None] % 3).astype("int32")
+    inputs = keras.Input((4,), dtype="int32")
+    words = layers.Dense(2, kernel_initializer="zeros")(layers.Embedding(3, 2, mask_zero=True)(inputs))
+    whole = layers.Dense(2, kernel_initializer="zeros")(layers.Reshape((4, 1))(inputs))
+    model = keras_sam.SAMModel(inputs, [whole, words])
+    model.layers[-1].bias.assign([0.0, 1.0])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.0), [loss, loss], metrics=[[], ["accuracy"]], sam=sam)
+    return model, x, [0 * x, x]

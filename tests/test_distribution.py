@@ -5,6 +5,7 @@ import functools
 import itertools
 
 import keras
+import nets
 import numpy as np
 import pytest
 import reference
@@ -304,6 +305,15 @@ def test_a_batch_smaller_than_the_number_of_replicas_trains_as_on_one_device(mir
     for variable in replicated.trainable_variables:
         copies = mirrored(2).experimental_local_results(variable.value)
         np.testing.assert_array_equal(copies[0].numpy(), copies[1].numpy())
+
+
+@pytest.mark.parametrize("m", [None, 2])
+def test_metrics_of_replicas_leave_out_what_is_masked(mirrored, m):
+    """Of 9 rows the last batch has 1, which leaves a replica without."""
+    with mirrored(2).scope():
+        model, x, y = nets.masked(keras_sam.SAM(0.1, m=m))
+    logs = model.fit(x, y, batch_size=8, verbose=0).history
+    assert [value for name, value in logs.items() if "accuracy" in name] == [[1.0]]
 
 
 class Overflow(layers.Layer):

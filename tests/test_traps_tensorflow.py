@@ -53,6 +53,22 @@ def test_the_global_generator_moves_on_in_graph_mode_as_in_keras():
     np.testing.assert_array_equal(*draws)
 
 
+@pytest.mark.parametrize("m", [None, 4])
+def test_a_gradient_whose_shape_no_graph_knows(m):
+    """Of a `Dense` on one feature, in a batch whose size the graph does not know."""
+    series, targets = np.random.default_rng(0).normal(size=(9, 5, 1)), np.ones((9, 5, 2))
+    trained = []
+    for run_eagerly in (False, True):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((5, 1))
+        model = keras_sam.SAMModel(inputs, layers.Dense(2)(inputs))
+        model.compile("sgd", "mse", sam=keras_sam.SAM(0.1, m=m), run_eagerly=run_eagerly)
+        model.fit(series, targets, batch_size=8, verbose=0)
+        trained.append(variables_of(model))
+    for got, want in zip(*trained, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
 class Compiled(layers.Layer):
     def __init__(self, units):
         super().__init__()

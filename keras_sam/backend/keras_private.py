@@ -24,6 +24,7 @@ __all__ = [
     "get_data_adapter",
     "get_keras_mask",
     "is_built",
+    "masked_alike",
     "momentum",
     "portable",
     "random_seed",
@@ -40,7 +41,7 @@ __all__ = [
 
 IMPORTS = {
     "keras.src.backend.common.masking.get_keras_mask": "metrics leave out what a layer has masked",
-    "keras.src.backend.common.masking.set_keras_mask": "which the detached predictions of torch have to say as well",
+    "keras.src.backend.common.masking.set_keras_mask": "which predictions that were cut or detached have to say too",
     "keras.src.losses.loss.unscale_loss_for_distribution": "a loss is divided by the number of replicas; logs are not",
     "keras.src.models.functional.Functional": "what `keras.Model(inputs, outputs)` is an instance of",
     "keras.src.models.model.functional_init_arguments": "Keras's own test for that call",
@@ -112,6 +113,14 @@ def rematerialized(model):
 def torch_wrappers(model):
     """The layers of torch modules, which keep parameters of their own beside Keras's variables."""
     return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.TorchModuleWrapper)]
+
+
+def masked_alike(function, y_pred):
+    """`function(y_pred)`, and of what layers have masked of those predictions the same, which metrics leave out."""
+    mask, y_pred = get_keras_mask(y_pred), function(y_pred)
+    if mask is not None:
+        set_keras_mask(y_pred, function(mask))
+    return y_pred
 
 
 def portable(config):

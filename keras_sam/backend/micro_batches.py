@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_sam.backend import keras_private
+
 
 class Result(NamedTuple):
     """What a (micro-)batch contributes to a training step.
@@ -94,7 +96,7 @@ def over_micro_batches(run, batch, m, fraction, loop, is_carried):
         averaged = [value_of[id(v)] for v in variables if not is_carried(v)]
         averaged += [g for g in result.gradient if g is not None]
         averaged += [*keras.tree.flatten(result.state), result.loss, result.sharpness]
-        return averaged, [value_of[id(v)] for v in to_carry], keras.tree.flatten(result.y_pred)
+        return averaged, [value_of[id(v)] for v in to_carry], _with_masks(result.y_pred)
 
     def weighted(tensors, rows):
         return [t * (ops.cast(rows, t.dtype) / ops.cast(size, t.dtype)) for t in tensors]
@@ -115,9 +117,19 @@ def over_micro_batches(run, batch, m, fraction, loop, is_carried):
     updates = [(v, next(carried) if is_carried(v) else next(sums)) for v in variables]
     gradient = [g if g is None else next(sums) for g in last.gradient]
     state = keras.tree.map_structure(lambda _: next(sums), last.state)
-    outputs = [ops.concatenate([_unstacked(o), y]) for o, y in zip(outputs, predicted)]
-    y_pred = keras.tree.pack_sequence_as(last.y_pred, outputs)
+    outputs = iter([ops.concatenate([_unstacked(o), y]) for o, y in zip(outputs, predicted)])
+    y_pred = keras.tree.map_structure(lambda _: next(outputs), last.y_pred)
+    for whole, part in zip(keras.tree.flatten(y_pred), keras.tree.flatten(last.y_pred)):
+        if keras_private.get_keras_mask(part) is not None:
+            keras_private.set_keras_mask(whole, next(outputs))
     return Result(gradient, state, next(sums), next(sums), y_pred, updates)
+
+
+def _with_masks(y_pred):
+    """The predictions and what layers have masked of them, which metrics leave out, as one list of tensors."""
+    predictions = keras.tree.flatten(y_pred)
+    masks = map(keras_private.get_keras_mask, predictions)
+    return [*predictions, *(mask for mask in masks if mask is not None)]
 
 
 def check_averaged(model, over, otherwise):

@@ -45,10 +45,17 @@ def value_and_grad(function, has_aux=False):
             tape.watch(weights)
             result = function(weights)
         gradient = tape.gradient(result[0] if has_aux else result, weights)
-        # Embeddings give IndexedSlices, in which one row can occur twice: no norm is defined on them.
-        return result, [g if g is None else tf.convert_to_tensor(g) for g in gradient]
+        return result, [g if g is None else _dense(g, w) for g, w in zip(gradient, weights)]
 
     return evaluate
+
+
+def _dense(gradient, weight):
+    # Embeddings give IndexedSlices, in which one row can occur twice: no norm is defined on them.
+    gradient = tf.convert_to_tensor(gradient)
+    # Which a graph does not always know, as of a `Dense` of series with a single feature.
+    gradient.set_shape(weight.shape)
+    return gradient
 
 
 def hessian_vector_product(function, weights, vector):

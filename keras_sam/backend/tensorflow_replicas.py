@@ -77,6 +77,9 @@ def without_idle(model, result, share):
             return value
         return tf.where(present, value, tf.cast(variable.value, value.dtype))
 
+    def of_examples(y):
+        return y[: tf.where(present, tf.shape(y)[0], 0)]
+
     overwritten = [getattr(v, "overwrite_with_gradient", False) for v in model.trainable_variables]
     gradient = [g if o else w for g, w, o in zip(result.gradient, weighted(result.gradient, share), overwritten)]
     return result._replace(
@@ -84,7 +87,7 @@ def without_idle(model, result, share):
         state=tuple(weighted(slot, share) for slot in result.state),
         loss=tf.where(present, result.loss, tf.zeros_like(result.loss)),
         sharpness=tf.where(present, result.sharpness, tf.zeros_like(result.sharpness)),
-        y_pred=keras.tree.map_structure(lambda y: y[: tf.where(present, tf.shape(y)[0], 0)], result.y_pred),
+        y_pred=keras.tree.map_structure(lambda y: keras_private.masked_alike(of_examples, y), result.y_pred),
         updates=[(variable, kept(variable, value)) for variable, value in result.updates],
     )
 

@@ -62,13 +62,7 @@ def value_and_grad(function, has_aux=False):
 
 
 def _detached(value):
-    if not isinstance(value, torch.Tensor):
-        return value
-    # Metrics read the mask off the predictions.
-    mask, value = keras_private.get_keras_mask(value), value.detach()
-    if mask is not None:
-        keras_private.set_keras_mask(value, mask)
-    return value
+    return keras_private.masked_alike(torch.detach, value) if isinstance(value, torch.Tensor) else value
 
 
 def hessian_vector_product(function, weights, vector):
