@@ -23,7 +23,7 @@ def test_the_tables_and_the_rows_of_one():
     assert all(name in text for name in recipes.NAMES)
     code, text = invoke("list", "table5")
     assert code == 0
-    assert f"{ROW} 200 256 0.1 0.0005 sam, sgd, sgd-2x sam 3.98 ± 0.05" in text
+    assert f"{ROW} sam sgd sgd-2x 200 epochs, batch 256, learning rate 0.1, weight decay 0.0005 sam 3.98 ± 0.05" in text
 
 
 @pytest.mark.parametrize(

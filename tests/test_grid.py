@@ -8,6 +8,7 @@ import time
 
 import pytest
 from conftest import required
+from rich.console import Console
 from typer.testing import CliRunner
 
 from keras_sam.experiments import commands, grid, runner
@@ -61,6 +62,21 @@ def test_what_was_tuned_is_taken_up_with_seeds_that_are_fresh(tmp_path):
     ]
     with pytest.raises(ValueError, match=r"sam-m-32 for small-table5 clean/none is not tuned"):
         grid.expand("small-table5", [row], ["sam-m-32"], tuned=tmp_path)
+    # Without names all but those for which nothing was found.
+    everything = grid.expand("small-table5", [row], seeds=1, tuned=tmp_path)
+    methods = ["sam", "rho-0.05", "sgd-half", "sgd", "sgd-2x", "sgd-stopped"]
+    assert [(run.method, run.rho) for run in everything] == [(m, 0.2 if m == "sam" else None) for m in methods]
+    with pytest.raises(ValueError, match=r"sam for small-table5 noise-40/none is not tuned"):
+        grid.expand("small-table5", ["noise-40/none"], tuned=tmp_path)
+
+
+def test_results_that_are_there_are_said_to_be(tmp_path, capsys):
+    (run,) = grid.expand("small-table5", ["clean/none"], ["sgd"], seeds=1)
+    path = run.path(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    assert grid.execute([run], tmp_path, console=Console(width=200)) == {}
+    assert "1 of 1 results are in" in capsys.readouterr().out
 
 
 def test_learning_rate_and_weight_decay_are_chosen_without_sam():

@@ -78,14 +78,7 @@ def list_(table: Annotated[str | None, typer.Argument(help="A table or figure, t
             shown.add_row(name, str(len(module.ROWS)), module.TITLE)
         console.print(shown)
         return
-    module = _module(table)
-    shown = Table("row", "epochs", "batch", "learning rate", "weight decay", "methods", "paper", title=module.TITLE)
-    for name, row in module.ROWS.items():
-        paper = [f"{method} {' / '.join(numbers.values())}" for method, numbers in row.published.items()]
-        length = f"{row.epochs}" if row.epochs else f"{row.steps} steps"
-        numbers = f"{row.batch_size}", f"{row.learning_rate:g}", f"{row.weight_decay:g}"
-        shown.add_row(name, length, *numbers, ", ".join(row.methods), "\n".join(paper))
-    console.print(shown)
+    console.print(reports.recipe(_module(table)))
 
 
 @app.command()

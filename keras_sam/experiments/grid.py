@@ -36,7 +36,8 @@ def expand(table, rows=None, methods=None, seeds=None, tune=None, tuned=None, **
             paper.
         tune: Key of `TUNE`, to train every value of it on nine tenths of the training set. Defaults to `None`.
         tuned: Folder of results, to take for each method with a rule the ρ that `tune="rho"` found there, but for those
-            whose name says theirs (`rho-0.05`). Defaults to `None`, the recipe's.
+            whose name says theirs (`rho-0.05`). Without `methods` those for which it found none are left out, unless
+            it found none at all. Defaults to `None`, the recipe's.
         **options: Further fields of every `Run`.
 
     Returns:
@@ -52,13 +53,30 @@ def expand(table, rows=None, methods=None, seeds=None, tune=None, tuned=None, **
         first = TUNING_SEED if tune else 0
         variants = TUNE[tune](row) if tune else [{}]
         held_out = {"held_out": recipes.HELD_OUT} if tune and not row.held_out else {}
-        for method in methods or _methods(row, tune):
-            run = Run(table=table, row=name, method=method, **options, **held_out)
-            if tuned and row.methods[method].rule and FIXED_RHO not in method:
-                run = dataclasses.replace(run, rho=best_rho(run, row, tuned))
+        names = methods or _methods(row, tune)
+        of_methods = [Run(table=table, row=name, method=method, **options, **held_out) for method in names]
+        if tuned:
+            of_methods = _tuned(of_methods, row, tuned, is_needed=methods is not None)
+        for run in of_methods:
             for seed in range(first, first + (seeds or row.num_seeds)):
                 runs += [dataclasses.replace(run, seed=seed, **variant) for variant in variants]
     return runs
+
+
+def _tuned(runs, row, output, is_needed):
+    """The runs of a row with the ρ that was chosen, and those that need none; others only if all of them are needed."""
+    kept, errors = [], []
+    for run in runs:
+        if not row.methods[run.method].rule or FIXED_RHO in run.method:
+            kept.append(run)
+            continue
+        try:
+            kept.append(dataclasses.replace(run, rho=best_rho(run, row, output)))
+        except ValueError as error:
+            errors.append(error)
+    if errors and (is_needed or not any(run.rho for run in kept)):
+        raise errors[0]
+    return kept
 
 
 def best_rho(run, row, output):
@@ -121,6 +139,9 @@ def execute(runs, output, workers=1, ray=None, cpus=1, gpus=0, console=None, **d
         Dict from runs that failed to what they said.
     """
     missing = [run for run in runs if not run.path(output).exists()]
+    if console and len(missing) < len(runs):
+        there = f"{len(runs) - len(missing)} of {len(runs)} results are in {output} already and are not made again"
+        console.print(f"{there}: give another `--output` for that.")
     if ray:
         finished = on_ray(missing, functools.partial(runner.run, output=output, **data_options), ray, cpus, gpus)
     else:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 from keras_sam.experiments import recipes, results
 from keras_sam.experiments.comparison import METRICS, chosen, lines, read
@@ -17,6 +17,22 @@ from keras_sam.sharpness.curves import draw
 CURVES = METRICS | {"perturbed_error": "training error at w + ε̂ (%)", "val_accuracy": "test accuracy (%)"}
 PERCENT = {name for name, title in CURVES.items() if "(" in title}
 COLUMNS = ("row", "method", "metric", "here", "seeds", "paper")
+
+
+def recipe(module):
+    """The rows of a table or figure, a `rich.table.Table`, with the paper's numbers where it has some."""
+    # Whole or folded, never cut: names are there to be copied.
+    columns = Column("row", no_wrap=True), Column("methods", overflow="fold"), Column("recipe", overflow="fold")
+    shown = Table(*columns, title=module.TITLE, show_lines=True)
+    if any(row.published for row in module.ROWS.values()):
+        shown.add_column("paper", overflow="fold")
+    for name, row in module.ROWS.items():
+        length = f"{row.epochs} epochs" if row.epochs else f"{row.steps} steps"
+        numbers = f"batch {row.batch_size}, learning rate {row.learning_rate:g}, weight decay {row.weight_decay:g}"
+        paper = [f"{method} {' / '.join(numbers.values())}" for method, numbers in row.published.items()]
+        cells = name, " ".join(row.methods), f"{length}, {numbers}", "\n".join(paper)
+        shown.add_row(*cells[: len(shown.columns)])
+    return shown
 
 
 def text(values, metric, spread):
