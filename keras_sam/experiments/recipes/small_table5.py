@@ -5,8 +5,8 @@ A pre-activation ResNet-8 of 78,000 weights, long enough that plain training fit
 five minutes a run of SAM on one core. Expect errors of 19 to 21 % for 38 where labels are wrong; with flip and crop
 SGD is ahead there, with 17 for 21. On clean images without augmentation expect 13.9 for 14.2.
 
-The rows `60000/none` and `60000/basic` take all images and twice the width, half an hour to an hour a run of SAM. Without
-augmentation expect 7.0 for 7.1.
+The rows `60000/none` and `60000/basic` take all images and twice the width, half an hour to an hour a run of SAM.
+Without augmentation expect 7.0 for 7.1.
 """
 
 import dataclasses
