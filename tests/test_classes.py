@@ -350,6 +350,36 @@ def test_metrics_leave_out_what_is_masked(sam):
     assert [value for name, value in logs.items() if "accuracy" in name] == [1.0]
 
 
+def test_a_step_that_loss_scaling_skips_is_left_out_of_the_sharpness():
+    """Of the first batch the scaled gradient overflows in float16, the second has one of 0."""
+    inputs = keras.Input((3,))
+    dense = layers.Dense(2, use_bias=False, dtype="mixed_float16", kernel_initializer="ones")
+    model = keras_sam.SAMModel(inputs, dense(inputs))
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.0)), "mse", sam=keras_sam.SAM(0.1))
+    x, y = np.repeat([100.0, 0.0], 4)[:, None] * np.ones((8, 3)), np.zeros((8, 2))
+    assert model.fit(x, y, batch_size=4, shuffle=False, verbose=0).history["sharpness"] == [0.0]
+
+
+class WithoutConfig(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 0.05
+
+
+def test_a_schedule_without_a_config_trains():
+    model = functional(keras_sam.SAMModel)
+    model.compile("sgd", "mse", sam=keras_sam.SAM(WithoutConfig()))
+    assert set(model.fit(X, Y, verbose=0).history) == {"loss", "sharpness"}
+
+
+@keras.saving.register_keras_serializable("mine")
+class ASAM(keras_sam.SAM):
+    pass
+
+
+def test_a_registered_rule_with_the_name_of_ours_is_its_own():
+    assert type(keras_sam.rules.get(keras.saving.serialize_keras_object(ASAM(0.3)))) is ASAM
+
+
 @pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
 def test_a_format_that_loses_the_rule_is_refused(name, tmp_path):
     model = functional(keras_sam.SAMModel)

@@ -103,7 +103,7 @@ def train_step(model, sharpness, state, data):
             variable.assign(value)
     optimizer_values = [scope.get_current_value(v) for v in optimizer.variables]
     with keras.StatelessScope([*beside, *result.updates]) as scope:
-        logs = track(model, sharpness, result, batch, step, seen)
+        logs = track(model, sharpness, result, batch, step, scale, seen)
     others = [scope.get_current_value(v) for v in model.non_trainable_variables]
     metrics = [scope.get_current_value(v) for v in model.metrics_variables]
     return logs, (weights, others, optimizer_values, metrics)

@@ -68,11 +68,11 @@ def sam_gradient(model, weights, batch, step, state=(), scale=None, guards=None,
     return over_micro_batches(run, batch, rule.m, rule.ascent_fraction, backend.loop, is_carried)
 
 
-def track(model, sharpness, result, batch, step, seen=None):
+def track(model, sharpness, result, batch, step, scale, seen=None):
     """Updates the metrics by the pass at w, and the sharpness where this step computed it.
 
     Args:
-        model, sharpness, result, batch, step: As a train step has them.
+        model, sharpness, result, batch, step, scale: As a train step has them.
         seen: `Batch`, the rows that `result.y_pred` is of. Defaults to `None`, those that `ascent_rows` takes.
 
     Returns:
@@ -84,7 +84,12 @@ def track(model, sharpness, result, batch, step, seen=None):
     keras_private.track_loss(model, unscale(result.loss), size)
     if rule.has_clean_pass:
         weight = ops.cast(size, "float32") * ops.cast(rule.needs_second_pass(step), "float32")
-        sharpness.update_state(unscale(result.sharpness), sample_weight=weight)
+        value = unscale(result.sharpness)
+        if scale is not None:
+            # A step that loss scaling skips for its overflow has no ε̂, and is left out as well.
+            finite = ops.isfinite(value)
+            weight, value = weight * ops.cast(finite, "float32"), ops.where(finite, value, ops.zeros_like(value))
+        sharpness.update_state(value, sample_weight=weight)
     x, y, sample_weight = ascent_rows(batch, rule.m, rule.ascent_fraction) if seen is None else seen
     logs = model.compute_metrics(x, y, result.y_pred, sample_weight=sample_weight)
     # A `compute_metrics` of the user's own need not know of it.

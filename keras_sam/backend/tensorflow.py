@@ -154,7 +154,7 @@ def train_step(model, sharpness, data):
     optimizer.apply_gradients(zip(result.gradient, variables))
     for variable, value in [*result.updates, *rule_state.updates(model, result.state, scale)]:
         variable.assign(value)
-    return track(model, sharpness, result, batch, step)
+    return track(model, sharpness, result, batch, step, scale)
 
 
 # More than there are micro-batches in a replica's batch, so that each has a number of its own.

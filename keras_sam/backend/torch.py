@@ -149,7 +149,7 @@ def train_step(model, sharpness, data):
         optimizer.apply(result.gradient, variables)
         for variable, value in [*result.updates, *rule_state.updates(model, result.state, scale)]:
             variable.assign(value)
-        return track(model, sharpness, result, batch, step)
+        return track(model, sharpness, result, batch, step, scale)
 
 
 def _same_random_numbers():

@@ -68,7 +68,9 @@ def _from_config(config):
             f"Received `sam={config!r}`; expected a config of the form "
             "{'class_name': 'SAM', 'config': {'rho': 0.05}}, or simply `sam=keras_sam.SAM(rho=0.05)`."
         )
-    rule = _BY_NAME.get(str(config["class_name"]).lower())
+    # A registered rule of somebody else's may have the name of one of ours.
+    is_ours = str(config.get("registered_name") or "keras_sam>").startswith("keras_sam>")
+    rule = _BY_NAME.get(str(config["class_name"]).lower()) if is_ours else None
     try:
         if rule is not None:
             return rule.from_config(dict(config.get("config") or {}))
