@@ -57,6 +57,13 @@ class SAMTrainer(backend.Trainer):
         >>> model.compile("sgd", "mse", sam=keras_sam.SAM(rho=0.1))
         """
         rule = rules.get(sam)
+        # torch keeps layers apart from other attributes.
+        own = {**vars(self), **vars(self).get("_modules", {})}
+        if "_sharpness" not in own and ("sam" in own or type(self).sam is not None):
+            raise ValueError(
+                f"{type(self).__name__} has an attribute `sam` of its own, where `compile` keeps the rule. Give yours "
+                "another name."
+            )
         super().compile(*args, **kwargs)
         if self.optimizer is not None:
             rule_state.forget(self.optimizer)
@@ -80,6 +87,12 @@ class SAMTrainer(backend.Trainer):
     def test_step(self, *args):
         with self._without_sharpness():
             return super().test_step(*args)
+
+    def load_weights(self, *args, **kwargs):
+        # Keras drops what the file has of the optimizer, all of it, unless each of its variables exists already.
+        if self.built and self.optimizer is not None and self.optimizer.built:
+            rule_state.create(self)
+        return super().load_weights(*args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
         with self._without_sharpness():

@@ -1,5 +1,6 @@
 """Every way to make a model that trains with SAM, and every way that is refused."""
 
+import copy
 import subprocess
 import sys
 
@@ -380,6 +381,17 @@ def test_a_registered_rule_with_the_name_of_ours_is_its_own():
     assert type(keras_sam.rules.get(keras.saving.serialize_keras_object(ASAM(0.3)))) is ASAM
 
 
+def test_a_copy_of_a_random_rule_draws_its_numbers():
+    rule = keras_sam.RandomPerturbation(0.1, m=3, where="kernel")
+    copied = copy.deepcopy(rule)
+    assert copied.get_config() == rule.get_config()
+    weights = [keras.ops.ones((4,))]
+    variables = [keras.Variable(weights[0], name="kernel")]
+    for r in (rule, copied):
+        r.drawn = to_numpy(r.ascend(weights, weights, r.step(2, variables))[0])
+    np.testing.assert_array_equal(copied.drawn, rule.drawn)
+
+
 @pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
 def test_a_format_that_loses_the_rule_is_refused(name, tmp_path):
     model = functional(keras_sam.SAMModel)
@@ -413,6 +425,19 @@ def test_a_model_that_turns_out_to_have_nothing_to_train_is_refused_in_its_first
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="no trainable weights"):
         model.fit(X, Y, verbose=0)
+
+
+def test_compile_refuses_a_class_with_a_sam_of_its_own():
+    class Segmenter(keras_sam.SAMModel):
+        def __init__(self):
+            super().__init__()
+            self.sam = layers.Dense(2)
+
+        def call(self, x):
+            return self.sam(x)
+
+    with pytest.raises(ValueError, match="Segmenter has an attribute `sam` of its own, where `compile` keeps the rule"):
+        Segmenter().compile("sgd", "mse")
 
 
 def test_compile_refuses_a_name_that_is_no_rule():

@@ -210,6 +210,17 @@ def test_the_dtypes_of_the_weights_are_kept(name, dtype):
     assert {*seen, *(keras.backend.standardize_dtype(g.dtype) for g in gradient)} == {dtype}
 
 
+@EVERY_RULE
+@pytest.mark.usefixtures("float64")
+def test_weights_of_two_dtypes_have_one_norm(name):
+    rule = RULES[name]
+    weights = [ops.cast(w, dtype) for w, dtype in zip(np.split(W, [CUT]), ("float32", "float64"))]
+    gradient = applied(rule, weights)
+    assert [keras.backend.standardize_dtype(g.dtype) for g in gradient] == ["float32", "float64"]
+    if not isinstance(rule, keras_sam.RandomPerturbation):  # whose numbers in float64 are others
+        np.testing.assert_allclose(np.concatenate([to_numpy(g) for g in gradient]), closed_form(rule), rtol=1e-6)
+
+
 def small_net(cls=keras_sam.SAMModel, inputs=None, x=None):
     """BatchNormalization, whose gamma and beta `where` finds; no Dropout, of which Keras does not save the seeds."""
     inputs = keras.Input((3,)) if inputs is None else inputs

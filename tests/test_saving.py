@@ -200,6 +200,26 @@ def test_weights_move_between_sam_and_plain_models(tmp_path):
     np.testing.assert_array_equal(plain.predict(X, verbose=0), model.predict(X, verbose=0))
 
 
+@pytest.mark.parametrize("rule", [keras_sam.FriendlySAM(0.1), keras_sam.LookSAM(0.1, k=3)], ids=repr)
+def test_weights_alone_bring_the_state_of_optimizer_and_rule(rule, tmp_path):
+    def made():
+        keras.utils.set_random_seed(0)
+        model = net()
+        model.compile("adam", "mse", sam=rule)
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    model, resumed = made(), made()
+    model.fit(X, Y, **FIT)
+    model.save_weights(tmp_path / "model.weights.h5")
+    resumed.load_weights(tmp_path / "model.weights.h5")
+    for trained in (model, resumed):
+        trained.fit(X, Y, **FIT)
+    kept, loaded = ([*m.variables, *m.optimizer.variables] for m in (model, resumed))
+    for variable, other in zip(kept, loaded, strict=True):
+        np.testing.assert_array_equal(to_numpy(variable), to_numpy(other), err_msg=variable.path)
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a SavedModel is TensorFlow's")
 @pytest.mark.parametrize("build", [net, subclassed])
 def test_export_serves_what_predict_says(build, tmp_path):

@@ -179,6 +179,30 @@ def test_synchronized_batch_normalization_under_a_schedule():
     assert result.returncode == 0, result.stderr[-2000:]
 
 
+class Branching(keras_sam.SAMModel):
+    """Looks at the values of its input, and has a layer that it never calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2, use_bias=False, kernel_initializer="ones")
+        self.unused, self.calls = layers.Dense(2), 0
+
+    def call(self, x):
+        self.calls += 1
+        return self.dense(x) if keras.ops.max(x) > 0 else -self.dense(x)
+
+
+def test_a_branch_on_values_trains_eagerly_as_keras_does():
+    model, x = Branching(), np.eye(2, dtype="float32")
+    model.compile(keras.optimizers.SGD(0.5), "mse", sam=keras_sam.SAM(0.5), run_eagerly=True)
+    for _ in range(2):
+        model.train_on_batch(x, np.zeros((2, 2)))
+    # L = ‖w‖² / 4 with four equal weights, which ε̂ moves by 0.25 each: 1 − 0.5 · 1.25 / 2, and again.
+    np.testing.assert_array_equal(model.dense.kernel.numpy(), np.full((2, 2), 0.453125))
+    # Two build it, by shapes in vain and by the batch, and two are a step.
+    assert model.calls == 6
+
+
 def test_the_train_step_is_one_xla_program_of_static_shapes():
     """What TPUs ask for; with a schedule of ρ, loss scaling, dropout, and a rule that keeps a state."""
     rho = keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.1, 0.0])

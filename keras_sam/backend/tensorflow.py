@@ -163,8 +163,9 @@ _SHARES = 2**20
 
 def _build(model, x):
     """Create the variables of a model that has not been called yet: none can be made inside a functional pass."""
-    if not keras_private.is_built(model):
-        model(keras.tree.map_structure(_symbolic, x))
+    if not model.optimizer.built and not keras_private.is_built(model):
+        # Eagerly by the batch itself, in whose values `call` may look.
+        model(x if tf.executing_eagerly() else keras.tree.map_structure(_symbolic, x))
         rule_state.create(model)
     check_weights(model)
 

@@ -57,3 +57,7 @@ class RandomPerturbation(SAM):
 
     def get_config(self):
         return self._config("rho", "m", "where", "seed")
+
+    def __reduce__(self):
+        """A copy has a generator of its own: Keras's, which holds a lock, cannot be copied."""
+        return type(self).from_config, (self.get_config(),)

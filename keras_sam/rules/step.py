@@ -33,17 +33,17 @@ class Step(NamedTuple):
 
 
 def select(indices, weights, gradient, step):
-    """The weights of these indices alone, with their gradients and their step, in float32 at least."""
-    dtypes = [_at_least_float32(weights[i].dtype) for i in indices]
+    """The weights of these indices alone, with their gradients and their step, in one dtype: float32 at least."""
+    dtype = _common_dtype(weights[i].dtype for i in indices)
 
     def chosen(tensors):
-        return [cast(tensors[i], dtype) for i, dtype in zip(indices, dtypes)]
+        return [cast(tensors[i], dtype) for i in indices]
 
     return (
         chosen(weights),
         chosen(gradient),
         step._replace(
-            rho=step.rho if isinstance(step.rho, float) else ops.cast(step.rho, dtypes[0]),
+            rho=step.rho if isinstance(step.rho, float) else ops.cast(step.rho, dtype),
             variables=step.variables and [step.variables[i] for i in indices],
             state=tuple(chosen(slot) for slot in step.state),
             momentum=step.momentum and chosen(step.momentum),
@@ -63,9 +63,9 @@ def cast(tensor, dtype):
     return tensor if tensor.dtype == dtype else ops.cast(tensor, dtype)
 
 
-def _at_least_float32(dtype):
+def _common_dtype(dtypes):
     """float16 has neither the range nor the digits for a norm over all weights."""
-    return "float32" if keras.backend.standardize_dtype(dtype) in ("float16", "bfloat16") else dtype
+    return "float64" if "float64" in map(keras.backend.standardize_dtype, dtypes) else "float32"
 
 
 _ascent = contextvars.ContextVar("keras_sam_ascent", default=False)
