@@ -183,13 +183,13 @@ def train(experiment, method, rho, seed):
 
 
 def table(rows, name):
-    """Test accuracy by method, and each one's lead over SGD with twice the epochs, or the first row, paired by seed."""
-    base = "SGD, 2x epochs" if "SGD, 2x epochs" in rows else next(iter(rows))
-    columns = "Method", "ρ", "Test accuracy (%), mean ± 95 % CI", f"Lead over {base}"
+    """Test accuracy by method, and by how much it is above SGD and SAM, or the first row, paired by seed."""
+    bases = [base for base in ("SGD, 2x epochs", "SAM") if base in rows] or [next(iter(rows))]
+    columns = "Method", "ρ", "Test accuracy (%), mean ± 95 % CI", *(f"against {base}" for base in bases)
     result = Table(*columns, title=f"keras-sam rules {name}", caption="ρ* is at the edge of the values tried.")
     for method, row in rows.items():
         edge = "*" if len(row["rhos"]) > 1 and row["rho"] in (row["rhos"][0], row["rhos"][-1]) else ""
         rho = f"{row['rho']:g}{edge}" if row["rho"] else ""
-        lead = np.subtract(row["test"], rows[base]["test"])
-        result.add_row(method, rho, percent(row["test"]), "" if method == base else percent(lead))
+        leads = ("" if method == base else percent(np.subtract(row["test"], rows[base]["test"])) for base in bases)
+        result.add_row(method, rho, percent(row["test"]), *leads)
     return result
