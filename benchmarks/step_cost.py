@@ -78,6 +78,8 @@ VARIANTS = {
     "FriendlySAM": Variant(keras_sam.FriendlySAM(rho=0.05), 2.1, 4.4),
     "LookSAM": Variant(keras_sam.LookSAM(rho=0.05, k=K), 1.3, 4.4),
     "MSAM": Variant(keras_sam.MSAM(rho=0.05), 1.08),
+    # The random numbers are as many as the weights.
+    "RandomPerturbation": Variant(keras_sam.RandomPerturbation(rho=0.05, seed=0), 2.3, 3.3),
 }
 
 
