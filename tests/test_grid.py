@@ -53,18 +53,19 @@ def test_what_was_tuned_is_taken_up_with_seeds_that_are_fresh(tmp_path):
         if number == len(tuning) - 2:
             with pytest.raises(ValueError, match=r"found \[2, 2, 1\].*--method sam --tune rho"):
                 grid.expand("small-table5", [row], ["sam"], tuned=tmp_path)
-    # A method that is about one ρ keeps it.
-    found = grid.expand("small-table5", [row], ["sam", "rho-0.05", "sgd"], tuned=tmp_path)
+    # A method that is about one ρ keeps it, and so does one with a schedule.
+    found = grid.expand("small-table5", [row], ["sam", "rho-0.05", "m-32-control", "sgd"], tuned=tmp_path)
     assert [(run.method, run.seed, run.rho, run.held_out) for run in found] == [
         *(("sam", seed, 0.2, None) for seed in range(5)),
         *(("rho-0.05", seed, None, None) for seed in range(5)),
+        *(("m-32-control", seed, None, None) for seed in range(5)),
         *(("sgd", seed, None, None) for seed in range(5)),
     ]
     with pytest.raises(ValueError, match=r"sam-m-32 for small-table5 clean/none is not tuned"):
         grid.expand("small-table5", [row], ["sam-m-32"], tuned=tmp_path)
     # Without names all but those for which nothing was found.
     everything = grid.expand("small-table5", [row], seeds=1, tuned=tmp_path)
-    methods = ["sam", "rho-0.05", "sgd-half", "sgd", "sgd-2x", "sgd-stopped"]
+    methods = ["sam", "m-32-control", "rho-0.05", "sgd-half", "sgd", "sgd-2x", "sgd-stopped"]
     assert [(run.method, run.rho) for run in everything] == [(m, 0.2 if m == "sam" else None) for m in methods]
     with pytest.raises(ValueError, match=r"sam for small-table5 noise-40/none is not tuned"):
         grid.expand("small-table5", ["noise-40/none"], tuned=tmp_path)

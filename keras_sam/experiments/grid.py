@@ -36,8 +36,8 @@ def expand(table, rows=None, methods=None, seeds=None, tune=None, tuned=None, **
             paper.
         tune: Key of `TUNE`, to train every value of it on nine tenths of the training set. Defaults to `None`.
         tuned: Folder of results, to take for each method with a rule the ρ that `tune="rho"` found there, but for those
-            whose name says theirs (`rho-0.05`). Without `methods` those for which it found none are left out, unless
-            it found none at all. Defaults to `None`, the recipe's.
+            whose name says theirs (`rho-0.05`) or that have a schedule. Without `methods` those for which it found none
+            are left out, unless it found none at all. Defaults to `None`, the recipe's.
         **options: Further fields of every `Run`.
 
     Returns:
@@ -67,7 +67,8 @@ def _tuned(runs, row, output, is_needed):
     """The runs of a row with the ρ that was chosen, and those that need none; others only if all of them are needed."""
     kept, errors = [], []
     for run in runs:
-        if not row.methods[run.method].rule or FIXED_RHO in run.method:
+        rule = row.methods[run.method].rule
+        if not rule or not isinstance(rule.rho, float) or FIXED_RHO in run.method:
             kept.append(run)
             continue
         try:

@@ -27,6 +27,7 @@ from keras_sam.experiments import results
 from keras_sam.experiments.data import digits, fashion_mnist
 from keras_sam.experiments.models.small_cnn import small_cnn
 from keras_sam.experiments.models.small_resnet import small_resnet
+from keras_sam.experiments.recipes import control
 from keras_sam.experiments.statistics import percent
 
 BATCH_SIZE, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 128, 0.1, 0.9, 5e-4
@@ -69,11 +70,6 @@ class Experiment(NamedTuple):
     seeds: tuple = (0, 1, 2, 3, 4)
 
 
-def micro_batches_alone(m):
-    """The micro-batches of `SAM(m=m)` without a perturbation: what BatchNormalization in small batches does."""
-    return SAM(keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.0, 0.0]), m=m)
-
-
 def methods(rhos):
     """Every rule, for a network on which `rhos` suits SAM."""
     larger = tuple(5 * rho for rho in rhos)
@@ -99,7 +95,7 @@ def _methods_of_m():
     for name, rhos, options in [("", (0.1, 0.2, 0.5), {}), (" (no BN)", (0.01, 0.02, 0.05), {"normalize": False})]:
         of_m |= {
             f"SGD{name}": Method(None, options=options),
-            f"m={SMALLER_M} without SAM{name}": Method(lambda rho: micro_batches_alone(SMALLER_M), options=options),
+            f"m={SMALLER_M} without SAM{name}": Method(lambda rho: control(SMALLER_M), options=options),
             f"SAM{name}": Method(SAM, rhos, options=options),
             f"SAM, m={SMALLER_M}{name}": Method(lambda rho: SAM(rho, m=SMALLER_M), rhos, options=options),
         }

@@ -9,6 +9,8 @@ Reference: [Foret et al., 2021](https://arxiv.org/abs/2010.01412), sections 3, 4
 import dataclasses
 import importlib
 
+import keras
+
 from keras_sam import SAM
 
 NAMES = (
@@ -106,6 +108,11 @@ class Row:
 def against_sgd(rho, m=32):
     """SAM, and plain training for as many epochs and for twice as many, of which the better counts (section 3.1)."""
     return {"sam": Method(SAM(rho, m=m)), "sgd": Method(), "sgd-2x": Method(epochs=2)}
+
+
+def control(m):
+    """What BatchNormalization in micro-batches of m does without a perturbation; a constant ρ of 0 is plain Keras."""
+    return SAM(keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.0, 0.0]), m=m)
 
 
 def module(name):

@@ -4,18 +4,11 @@ A small ResNet on CIFAR-10. With BatchNormalization micro-batches change more th
 ρ = 0 in the same micro-batches. The paper prints curves alone.
 """
 
-import keras
-
 from keras_sam import SAM
-from keras_sam.experiments.recipes import RHOS, Method, Row
+from keras_sam.experiments.recipes import RHOS, Method, Row, control
 
 TITLE = "Test error by ρ and m"
 MS = (4, 16, 64, 256)
-
-
-def control(m):
-    """The micro-batches of m without a perturbation: a constant ρ of 0 would be plain Keras."""
-    return SAM(keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.0, 0.0]), m=m)
 
 
 ROWS = {

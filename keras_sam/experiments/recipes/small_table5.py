@@ -12,7 +12,7 @@ Without augmentation expect 7.0 for 7.1.
 import dataclasses
 
 from keras_sam import SAM
-from keras_sam.experiments.recipes import Method, Row
+from keras_sam.experiments.recipes import Method, Row, control
 
 TITLE = "Fashion-MNIST, 5,000 images"
 AUGMENTATIONS = ("none", "basic", "basic+cutout")
@@ -23,6 +23,8 @@ RHOS = {0.0: (0.05, 0.1, 0.2), 0.4: (0.05, 0.1, 0.2, 0.5)}
 METHODS = {
     "sam": Method(SAM(0.1)),
     "sam-m-32": Method(SAM(0.1, m=32)),
+    # BatchNormalization by 32 images instead of 128 is a change of its own.
+    "m-32-control": Method(control(32)),
     # Table 10's question, what is lost without choosing.
     "rho-0.05": Method(SAM(0.05)),
     "sgd-half": Method(epochs=0.5),
