@@ -15,7 +15,7 @@ from keras import ops
 from keras_sam import backend
 from keras_sam.backend import keras_private
 
-SUFFIXES = (".keras", ".h5", ".npz")
+SUFFIXES = (".keras", ".weights.h5", ".npz")
 
 
 @contextlib.contextmanager
@@ -28,7 +28,8 @@ def replacing(model, filepath, overwrite=True):
     is_file = (
         isinstance(filepath, (str, os.PathLike)) and str(filepath).endswith(SUFFIXES) and "://" not in str(filepath)
     )
-    if not is_file or not overwrite:
+    # What Keras refuses it refuses by the name that was given.
+    if not is_file or not overwrite or not pathlib.Path(filepath).resolve().parent.is_dir():
         yield filepath
         return
     path, is_chief = pathlib.Path(filepath).resolve(), backend.is_chief(model)

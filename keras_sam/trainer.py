@@ -67,12 +67,17 @@ class SAMTrainer(backend.Trainer):
         super().compile(*args, **kwargs)
         if self.optimizer is not None:
             rule_state.forget(self.optimizer)
+        self._sharpness = types.SimpleNamespace(metric=None, hidden=False)
         self.sam = rule
-        active = self._is_active()
-        if active:
-            self._check_trainable()
-        metric = keras.metrics.Mean(name="sharpness") if active and rule.has_clean_pass else None
-        self._sharpness = types.SimpleNamespace(metric=metric, hidden=False)
+        if self._is_active():
+            try:
+                self._check_trainable()
+                _check_names(args, kwargs)
+            except ValueError:
+                # As before any `compile`: `fit` says that it is to be called.
+                self.sam, self.compiled = None, False
+                raise
+            self._sharpness.metric = keras.metrics.Mean(name="sharpness") if rule.has_clean_pass else None
 
     def make_train_function(self, *args, **kwargs):
         if self.built and self._is_active():
@@ -130,7 +135,7 @@ class SAMTrainer(backend.Trainer):
 
     def get_metrics_result(self):
         logs = super().get_metrics_result()
-        if self._sharpness.hidden:
+        if self._sharpness.hidden and self._sharpness.metric is not None:
             logs.pop("sharpness", None)
         return logs
 
@@ -180,6 +185,15 @@ class SAMTrainer(backend.Trainer):
                 f"{type(self).__name__} has a `train_step` of its own that does not call `super().train_step`, so that "
                 "SAM would never run. Move its loss to `compute_loss` and its metrics to `compute_metrics`, or pass "
                 "`sam=None`."
+            )
+
+
+def _check_names(*arguments):
+    for value in keras.tree.flatten(arguments):
+        if isinstance(value, keras.Metric) and value.name == "sharpness":
+            raise ValueError(
+                f"Received the metric {value} with the name that SAM's own log has: give it another one, "
+                f"`{type(value).__name__}(name=…)`."
             )
 
 

@@ -427,6 +427,27 @@ def test_a_model_that_turns_out_to_have_nothing_to_train_is_refused_in_its_first
         model.fit(X, Y, verbose=0)
 
 
+def test_after_a_compile_that_was_refused_another_one_works():
+    model = functional(keras_sam.SAMModel)
+    model.trainable = False
+    with pytest.raises(ValueError, match="Unfreeze a layer"):
+        model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="must call `compile"):
+        model.fit(X, Y, verbose=0)
+    model.trainable = True
+    model.compile("sgd", "mse")
+    assert set(model.fit(X, Y, verbose=0).history) == {"loss", "sharpness"}
+
+
+def test_a_metric_with_the_name_of_sams_log():
+    model, metric = functional(keras_sam.SAMModel), keras.metrics.MeanSquaredError(name="sharpness")
+    with pytest.raises(ValueError, match=r"the name that SAM's own log has: give it another one, `MeanSquaredError\("):
+        model.compile("sgd", "mse", metrics=[metric])
+    model.compile("sgd", "mse", metrics=[metric], sam=None)
+    logs = model.evaluate(X, Y, verbose=0, return_dict=True)
+    assert logs["sharpness"] == logs["loss"]
+
+
 def test_compile_refuses_a_class_with_a_sam_of_its_own():
     class Segmenter(keras_sam.SAMModel):
         def __init__(self):

@@ -165,6 +165,37 @@ def test_a_loss_that_adds_up_is_refused():
         made(conv_net, SAM(0.1, m=4), loss)
 
 
+class WithPenalty(keras_sam.SAMModel):
+    """Its predictions are of rows and, as the KL divergence of an autoencoder, of none."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        y = self.dense(x)
+        return {"penalty": ops.mean(ops.square(y)), "y": y}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return ops.mean(ops.square(y - y_pred["y"])) + 0.1 * y_pred["penalty"]
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return {"penalty": y_pred["penalty"], "rows": ops.shape(y_pred["y"])[0], **self.get_metrics_result()}
+
+
+def test_predictions_without_rows_are_averaged():
+    x = np.random.default_rng(0).normal(size=(10, 3)).astype("float32")
+    model = WithPenalty()
+    model.build((None, 3))
+    model.compile(keras.optimizers.SGD(0.0), sam=SAM(0.1, m=4))
+    logs = model.train_on_batch(x, np.zeros((10, 2), "float32"), return_dict=True)
+    assert logs["rows"] == 10
+    np.testing.assert_allclose(logs["penalty"], np.mean(to_numpy(model(x)["y"]) ** 2), rtol=1e-6)
+
+
 def test_everything_in_one_net_trains():
     """Convolutions, BatchNormalization, Dropout, `add_loss` and a regularizer, a last batch that m does not divide."""
     x, y = images()

@@ -39,6 +39,48 @@ def test_spectral_normalization_is_refused_by_name():
         model.fit(ROWS, TARGETS, verbose=0)
 
 
+class Recomputing(layers.Layer):
+    """Computes its forward pass once more for the backward pass, by `keras.remat` inside of `call`."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(4, "tanh")
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return keras.remat(lambda x: self.dense(x))(x)
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 4)
+
+
+# To a first layer no gradient flows back, so that nothing is computed once more.
+@pytest.mark.parametrize("before", [layers.Identity, lambda: layers.Dense(3)], ids=["first", "second"])
+def test_a_layer_that_recomputes_is_right_or_refused_by_name(before):
+    keras.utils.set_random_seed(0)
+    model, expected = (model_of(before(), layer, layers.Dense(2)) for layer in (Recomputing(), layers.Dense(4, "tanh")))
+    expected.set_weights(model.get_weights())
+    for m in (model, expected):
+        m.compile(keras.optimizers.SGD(0.1), "mse", sam=keras_sam.SAM(0.5))
+    if BACKEND != "jax":
+        message = r"(?s)A layer reads `.*dense.*` to compute .* once more, as with `keras.remat`.*sam=None"
+        initial = variables_of(model)
+        with pytest.raises(ValueError, match=message):
+            model.fit(ROWS, TARGETS, verbose=0)
+        assert_equal(variables_of(model), initial)
+        with pytest.raises(ValueError, match=message):
+            keras_sam.sharpness.sharpness(model, (ROWS, TARGETS), rho=0.5)
+        return
+    got, want = (keras_sam.sharpness.sharpness(m, (ROWS, TARGETS), rho=0.5).loss for m in (model, expected))
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    for m in (model, expected):
+        m.fit(ROWS, TARGETS, verbose=0)
+    for got, want in zip(variables_of(model), variables_of(expected), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+
+
 def test_layers_state_beside_the_weights_is_kept_from_the_clean_pass():
     class Meter(layers.Layer):
         """Custom state and a metric updated in `call`."""

@@ -92,6 +92,16 @@ def test_a_tf_function_in_call_is_refused_by_the_names_of_its_weights(options):
     assert_equal(variables_of(model)[:4], before[:4])
 
 
+def test_layers_that_hide_their_weights_are_not_measured():
+    with keras.RematScope(mode="full"):
+        remembered = layers.Dense(4, name="remembered")
+    for layer, message in ((Compiled(4), "own copy of `compiled.*"), (remembered, "`remembered` was made under")):
+        model = model_of(layer, cls=keras.Model)
+        model.compile("sgd", "mse")
+        with pytest.raises(ValueError, match=message):
+            keras_sam.sharpness.hessian_eigenvalues(model, (ROWS, np.zeros((16, 4))), k=1)
+
+
 def test_a_saved_model_as_a_layer_is_refused(tmp_path):
     model_of(layers.Dense(4), cls=keras.Model).export(tmp_path / "inner", verbose=False)
     frozen = layers.TFSMLayer(tmp_path / "inner", call_endpoint="serve")

@@ -9,8 +9,10 @@ __all__ = [
     "Trainer",
     "check_hosts_agree",
     "check_model",
+    "check_read",
     "compiled",
     "cond",
+    "guarded",
     "hessian_vector_product",
     "is_chief",
     "loop",
@@ -39,8 +41,10 @@ else:
 Trainer = _chosen.Trainer
 check_hosts_agree = _chosen.check_hosts_agree
 check_model = _chosen.check_model
+check_read = _chosen.check_read
 compiled = _chosen.compiled
 cond = _chosen.cond
+guarded = _chosen.guarded
 hessian_vector_product = _chosen.hessian_vector_product
 is_chief = _chosen.is_chief
 loop = _chosen.loop

@@ -64,6 +64,15 @@ def cond(condition, if_true, if_false):
     return ops.cond(condition, in_standard_layout(if_true), if_false)
 
 
+def check_read(variable):
+    """Raise a `ValueError` for a weight that is read where no gradient sees it, which is nowhere here."""
+
+
+def guarded(model):
+    """A context manager around an evaluation at other weights, which every layer uses here."""
+    return contextlib.nullcontext()
+
+
 def check_model(model):
     """Raise a `ValueError` for a model that SAM would train wrongly on this backend."""
     if model.built:

@@ -79,7 +79,7 @@ def over_micro_batches(run, batch, m, fraction, loop, is_carried):
         is_carried: Function from a variable to a boolean.
 
     Returns:
-        `Result`, with the predictions in the order of the rows.
+        `Result`, with the predictions in the order of the rows, and the mean of those that have none.
     """
     size = num_examples(batch)
     if not isinstance(m, int) or (isinstance(size, int) and size <= m):
@@ -89,14 +89,18 @@ def over_micro_batches(run, batch, m, fraction, loop, is_carried):
     whole = _map(lambda a: _stacked(a, count, m), batch)
     variables = [variable for variable, _ in last.updates]
     to_carry = [v for v in variables if is_carried(v)]
+    num_rows = share_of(size - count * m, fraction)
+    has_rows = [_has_rows(y, num_rows) for y in _with_masks(last.y_pred)]
 
     def split(result):
-        """What is averaged, what is carried on, and the predictions, as lists of tensors."""
+        """What is averaged, what is carried on, and the predictions by row, as lists of tensors."""
+        predictions = list(zip(_with_masks(result.y_pred), has_rows, strict=True))
         value_of = {id(v): value for v, value in result.updates}
         averaged = [value_of[id(v)] for v in variables if not is_carried(v)]
         averaged += [g for g in result.gradient if g is not None]
         averaged += [*keras.tree.flatten(result.state), result.loss, result.sharpness]
-        return averaged, [value_of[id(v)] for v in to_carry], _with_masks(result.y_pred)
+        averaged += [y for y, by_row in predictions if not by_row]
+        return averaged, [value_of[id(v)] for v in to_carry], [y for y, by_row in predictions if by_row]
 
     def weighted(tensors, rows):
         return [t * (ops.cast(rows, t.dtype) / ops.cast(size, t.dtype)) for t in tensors]
@@ -117,12 +121,19 @@ def over_micro_batches(run, batch, m, fraction, loop, is_carried):
     updates = [(v, next(carried) if is_carried(v) else next(sums)) for v in variables]
     gradient = [g if g is None else next(sums) for g in last.gradient]
     state = keras.tree.map_structure(lambda _: next(sums), last.state)
-    outputs = iter([ops.concatenate([_unstacked(o), y]) for o, y in zip(outputs, predicted)])
+    loss, sharpness = next(sums), next(sums)
+    by_row = iter([ops.concatenate([_unstacked(o), y]) for o, y in zip(outputs, predicted)])
+    outputs = iter([next(by_row if row else sums) for row in has_rows])
     y_pred = keras.tree.map_structure(lambda _: next(outputs), last.y_pred)
     for whole, part in zip(keras.tree.flatten(y_pred), keras.tree.flatten(last.y_pred)):
         if keras_private.get_keras_mask(part) is not None:
             keras_private.set_keras_mask(whole, next(outputs))
-    return Result(gradient, state, next(sums), next(sums), y_pred, updates)
+    return Result(gradient, state, loss, sharpness, y_pred, updates)
+
+
+def _has_rows(tensor, num_rows):
+    """Whether a prediction is one of `num_rows` rows, and not such as a penalty of the whole batch."""
+    return len(tensor.shape) > 0 and (not isinstance(num_rows, int) or tensor.shape[0] in (None, num_rows))
 
 
 def _with_masks(y_pred):

@@ -20,12 +20,26 @@ class Batch(NamedTuple):
 
 
 class Scope(keras.StatelessScope):
-    """A stateless scope that knows which variables were updated in it, those that are no model's included."""
+    """A stateless scope for one evaluation of a model at weights of one's choice.
 
-    def __init__(self, state_mapping, on_update=None):
-        super().__init__(state_mapping=state_mapping, collect_losses=True)
+    Args:
+        weights: Pairs of a variable and the tensor that it is evaluated, and differentiated, at.
+        state: Pairs of another variable and its value.
+        on_update: Optional function that is called with each variable that is updated.
+    """
+
+    def __init__(self, weights, state=(), on_update=None):
+        weights = list(weights)
+        super().__init__(state_mapping=[*state, *weights], collect_losses=True)
+        self.weights = {id(variable) for variable, _ in weights}
         self.on_update = on_update
+        # Of variables that are no model's as well.
         self.updates = {}
+
+    def get_current_value(self, variable):
+        if id(variable) in self.weights:
+            backend.check_read(variable)
+        return super().get_current_value(variable)
 
     def add_update(self, update):
         variable, value = update
@@ -65,7 +79,7 @@ class Forward:
             assigned. To which variables, `updated` lists from the first evaluation on.
         """
         variables = self.model.trainable_variables
-        with self.guard() as on_update, Scope([*self.state, *zip(variables, weights)], on_update) as scope:
+        with self.guard() as on_update, Scope(zip(variables, weights), self.state, on_update) as scope:
             y_pred = keras_private.call_for_training(self.model, batch.x)
             loss = keras_private.total_loss(self.model, batch.x, batch.y, y_pred, batch.sample_weight)
         updated = [variable for variable, _ in scope.updates.values()]
@@ -181,7 +195,7 @@ def check_not_rematerialized(model):
     for layer in keras_private.rematerialized(model):
         raise ValueError(
             f"The layer `{layer.name}` was made under `keras.RematScope`, which on the {keras.backend.backend()} "
-            "backend hides its weights from the gradient at the weights that SAM chooses. Make it outside, or train "
+            "backend hides its weights from the gradient at any others than the model's own. Make it outside, or train "
             "with `sam=None`."
         )
 
@@ -201,8 +215,13 @@ def _check_same_gradients(first, second):
         raise ValueError(MISSED_WEIGHTS.format(names="some weights"))
 
 
+RECOMPUTED = (
+    "A layer reads `{path}` to compute its forward pass once more, as with `keras.remat`, `tf.recompute_grad` and "
+    "`torch.utils.checkpoint` inside of `call`, where it no longer is what the gradient is to be taken at. Call the "
+    "layer without them, or train with `sam=None`."
+)
 MISSED_WEIGHTS = (
-    "The forward pass used its own copy of {names} instead of the weights at which SAM evaluates it, so the gradient "
+    "The forward pass used its own copy of {names} instead of the weights at which it is evaluated, so the gradient "
     "would be wrong. A `call` wrapped in `tf.function`, `TFSMLayer` and `TorchModuleWrapper` do so. Remove the wrapper "
     "(Keras compiles the whole step anyway), or train with `sam=None`."
 )

@@ -20,15 +20,17 @@ def create(model):
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         for slot in _slots(model.sam):
-            if not _kept(model, slot):
+            if not _all_kept(model, slot):
                 for variable in model.trainable_variables:
                     # Replicas keep the mean of what each of them found.
-                    model.optimizer.add_variable(
+                    kept = model.optimizer.add_variable(
                         variable.shape,
                         dtype=variable.dtype,
                         aggregation="mean",
                         name=variable.path.replace("/", "_") + _suffix(slot),
                     )
+                    # Later other weights may be trained than now, and two can have one path.
+                    kept.kept_for = variable
 
 
 def forget(optimizer):
@@ -67,5 +69,17 @@ def _suffix(slot):
     return MARK + slot
 
 
-def _kept(model, slot):
+def _all_kept(model, slot):
     return [v for v in model.optimizer.variables if v.name.endswith(_suffix(slot))]
+
+
+def _kept(model, slot):
+    """The variables of a slot, one for each weight that is trained now."""
+    kept = {id(v.kept_for): v for v in _all_kept(model, slot)}
+    missing = [v.path for v in model.trainable_variables if id(v) not in kept]
+    if missing:
+        raise ValueError(
+            f"{type(model.sam).__name__} keeps something for each weight, but nothing for `{'`, `'.join(missing)}`, "
+            "which was not trained when the model was compiled. Call `compile` again."
+        )
+    return [kept[id(v)] for v in model.trainable_variables]

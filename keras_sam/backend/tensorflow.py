@@ -10,6 +10,7 @@ from keras_sam.backend import keras_private, rule_state
 from keras_sam.backend import tensorflow_replicas as replicas
 from keras_sam.backend.passes import (
     MISSED_WEIGHTS,
+    RECOMPUTED,
     Batch,
     check_not_rematerialized,
     check_weights,
@@ -93,6 +94,26 @@ def loop(count, body, carry):
 def cond(condition, if_true, if_false):
     """`if_true()` where the scalar `condition` is true, else `if_false()`."""
     return tf.cond(condition, if_true, if_false)
+
+
+def check_read(variable):
+    """Raise a `ValueError` for a weight that is read where no tape records it, as `tf.recompute_grad` does."""
+    # In a graph of its own, so that the step has no operation more.
+    with contextlib.nullcontext() if tf.executing_eagerly() else tf.Graph().as_default():
+        with tf.GradientTape() as tape:
+            one = tf.ones(())
+            tape.watch(one)
+            same = tf.identity(one)
+        if tape.gradient(same, one) is None:
+            raise ValueError(RECOMPUTED.format(path=variable.path))
+
+
+@contextlib.contextmanager
+def guarded(model):
+    """A context manager around an evaluation at other weights, which raises where a layer would not use them."""
+    check_not_rematerialized(model)
+    with _guard(model):
+        yield
 
 
 def check_model(model):

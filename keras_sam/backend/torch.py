@@ -10,6 +10,7 @@ from keras import ops
 from keras_sam.backend import keras_private, rule_state
 from keras_sam.backend.passes import (
     MISSED_WEIGHTS,
+    RECOMPUTED,
     Batch,
     check_not_rematerialized,
     check_weights,
@@ -53,12 +54,20 @@ def value_and_grad(function, has_aux=False):
                 value = result[0] if has_aux else result
                 gradient = [None] * len(weights)
                 if value.requires_grad:
-                    gradient = list(torch.autograd.grad(value, weights, create_graph=nested, allow_unused=True))
+                    with _Unread():
+                        gradient = list(torch.autograd.grad(value, weights, create_graph=nested, allow_unused=True))
         finally:
             _differentiated.reset(token)
         return (result, gradient) if nested else (keras.tree.map_structure(_detached, result), gradient)
 
     return evaluate
+
+
+class _Unread(keras.StatelessScope):
+    """Around a backward pass, which reads no variable but where a layer computes its forward pass once more."""
+
+    def get_current_value(self, variable):
+        raise ValueError(RECOMPUTED.format(path=variable.path))
 
 
 def _detached(value):
@@ -121,6 +130,21 @@ def check_model(model):
     """Raise a `ValueError` for a model that SAM would train wrongly on this backend."""
     if model.built:
         check_weights(model)
+    _check_layers(model)
+
+
+def check_read(variable):
+    """Raise a `ValueError` for a weight that is read where no gradient sees it: here the backward pass finds it."""
+
+
+@contextlib.contextmanager
+def guarded(model):
+    """A context manager around an evaluation at other weights, which raises where a layer would not use them."""
+    _check_layers(model)
+    yield
+
+
+def _check_layers(model):
     check_not_rematerialized(model)
     wrapped = keras_private.torch_wrappers(model)
     if wrapped:

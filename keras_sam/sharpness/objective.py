@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_sam import backend
 from keras_sam.backend import keras_private
+from keras_sam.backend.passes import Scope
 from keras_sam.sharpness import batches
 
 
@@ -159,7 +160,8 @@ class Objective:
             size, tensors = batches.num_examples(batch), batches.tensors(batch)
             if not self._has_evaluated:
                 # Losses make what they need in their first call, which cannot be while a function is traced.
-                self.evaluate(self.weights, self.state, *tensors)
+                with backend.guarded(self.model):
+                    self.evaluate(self.weights, self.state, *tensors)
                 self._has_evaluated = True
             values = [v if v is None else v * size for v in function(*arguments, state, *tensors)]
             total = values if total is None else [a if a is None else a + b for a, b in zip(total, values)]
@@ -171,8 +173,8 @@ class Objective:
 
     def evaluate(self, weights, state, x, y, sample_weight):
         """Loss and predictions of a batch of tensors."""
-        mapping = [*zip(self.model.trainable_variables, weights), *zip(self.model.non_trainable_variables, state)]
-        with backend.random_state_kept(), keras.StatelessScope(mapping, collect_losses=True):
+        weights, state = zip(self.model.trainable_variables, weights), zip(self.model.non_trainable_variables, state)
+        with backend.random_state_kept(), Scope(weights, state):
             y_pred = self.model(x, training=self.training)
             loss = keras_private.total_loss(self.model, x, y, y_pred, sample_weight, training=self.training)
         return loss, y_pred
