@@ -6,8 +6,8 @@ downloaded) gets a new head, BatchNormalization's statistics stay as they are, a
 `finetuned.keras`, with the names of the classes beside it in `finetuned.json`.
 
 About a minute and a half an epoch for 1,000 images at 128 pixels on 2 CPU cores. Choose `--rho` by the validation
-accuracy, from 0.005, 0.01 and 0.02; `--rho 0` is plain training. From 0.05 on this network, sharp as it is with frozen
-statistics, mostly fell to chance: the log `sharpness` is near 0 then.
+accuracy, from 0.005, 0.01 and 0.02; `--rho 0` is plain training. At 0.05 this network, sharp as it is with frozen
+statistics, falls to chance.
 """
 
 import argparse

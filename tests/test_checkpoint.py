@@ -103,6 +103,14 @@ def unwritable(folder):
         folder.chmod(0o755)
 
 
+def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path):
+    model = made()
+    with pytest.raises((OSError, ValueError), match=r"missing/model\.keras"):
+        model.save(tmp_path / "missing" / "model.keras")
+    with pytest.raises(ValueError, match=r"Received: filepath=\S*/model\.h5"):
+        model.save_weights(tmp_path / "model.h5")
+
+
 def test_a_disk_that_cannot_be_written_leaves_the_good_files(tmp_path):
     """HDF5 does not survive a full disk itself, see test_faults.py."""
     model = made(1000)
