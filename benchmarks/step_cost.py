@@ -72,7 +72,8 @@ VARIANTS = {
     "SAM(second_order)": Variant(SAM(rho=0.05, second_order=True), None, None),
     "SAM(where=…)": Variant(SAM(rho=0.05, where="gamma|beta|bias")),
     "SAM(rho=EveryK)": Variant(SAM(rho=keras_sam.schedules.EveryK(0.05, K)), 1.3),
-    "ASAM": Variant(keras_sam.ASAM(rho=0.5), 2.1),
+    # The scales of the weights are one more copy of them.
+    "ASAM": Variant(keras_sam.ASAM(rho=0.5), 2.1, 3.3),
     # The gradient at w is kept until the other one is there; a state is one more copy of the weights.
     "GSAM": Variant(keras_sam.GSAM(rho=0.05), 2.1, 3.3),
     "FriendlySAM": Variant(keras_sam.FriendlySAM(rho=0.05), 2.1, 4.4),
