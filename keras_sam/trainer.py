@@ -38,7 +38,7 @@ class SAMTrainer(backend.Trainer):
 
     sam = None
     # A namespace, since Keras saves every metric that is an attribute, and plain models have none to load it into.
-    _sharpness = types.SimpleNamespace(metric=None, hidden=False)
+    _sharpness = types.SimpleNamespace(metric=None, hidden=False, refusal=None)
 
     def compile(self, *args, sam="sam", **kwargs):
         """Configures the model for training, as `keras.Model.compile` does, with one option more.
@@ -64,22 +64,25 @@ class SAMTrainer(backend.Trainer):
                 f"{type(self).__name__} has an attribute `sam` of its own, where `compile` keeps the rule. Give yours "
                 "another name."
             )
+        is_logged = rule is not None and rule.perturbs and rule.has_clean_pass
+        if is_logged:
+            _check_names(args, kwargs)
         super().compile(*args, **kwargs)
         if self.optimizer is not None:
             rule_state.forget(self.optimizer)
-        self._sharpness = types.SimpleNamespace(metric=None, hidden=False)
+        metric = keras.metrics.Mean(name="sharpness") if is_logged else None
+        self._sharpness = types.SimpleNamespace(metric=metric, hidden=False, refusal=None)
         self.sam = rule
         if self._is_active():
             try:
                 self._check_trainable()
-                _check_names(args, kwargs)
-            except ValueError:
-                # As before any `compile`: `fit` says that it is to be called.
-                self.sam, self.compiled = None, False
+            except ValueError as error:
+                self._sharpness.refusal = str(error)
                 raise
-            self._sharpness.metric = keras.metrics.Mean(name="sharpness") if rule.has_clean_pass else None
 
     def make_train_function(self, *args, **kwargs):
+        if self._sharpness.refusal is not None:
+            raise ValueError(f"`compile` was refused, call it again: {self._sharpness.refusal}")
         if self.built and self._is_active():
             rule_state.create(self)
         return super().make_train_function(*args, **kwargs)
@@ -95,7 +98,8 @@ class SAMTrainer(backend.Trainer):
 
     def load_weights(self, *args, **kwargs):
         # Keras drops what the file has of the optimizer, all of it, unless each of its variables exists already.
-        if self.built and self.optimizer is not None and self.optimizer.built:
+        optimizer = getattr(self, "optimizer", None)
+        if self.built and optimizer is not None and optimizer.built:
             rule_state.create(self)
         return super().load_weights(*args, **kwargs)
 

@@ -160,9 +160,6 @@ def test_a_loss_that_adds_up_is_refused():
     with pytest.raises(ValueError, match=message):
         made(conv_net, SAM(0.1, m=4), loss)
     made(conv_net, SAM(0.1), loss)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
-    with pytest.raises(ValueError, match="divides by the sum of their weights, which differs from part to part"):
-        made(conv_net, SAM(0.1, m=4), loss)
 
 
 class WithPenalty(keras_sam.SAMModel):

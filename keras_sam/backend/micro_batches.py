@@ -144,17 +144,12 @@ def _with_masks(y_pred):
 
 
 def check_averaged(model, over, otherwise):
-    """Raise a `ValueError` for a compiled loss that is no mean over examples, where ours is a mean of parts."""
-    wrong = {
-        "sum": "adds up the losses of the examples",
-        "mean_with_sample_weight": "divides by the sum of their weights, which differs from part to part",
-    }
+    """Raise a `ValueError` for a compiled loss that is a sum over examples, where ours is a mean of parts."""
     for loss in keras.tree.flatten(model.loss):
-        reduction = getattr(loss, "reduction", None)
-        if reduction in wrong:
+        if getattr(loss, "reduction", None) == "sum":
             raise ValueError(
-                f"`sam={model.sam!r}` averages over {over}, but {type(loss).__name__} {wrong[reduction]} "
-                f"(`reduction={reduction!r}`), so that a step would be another than plain Keras's. Leave `reduction` "
+                f"`sam={model.sam!r}` averages over {over}, but {type(loss).__name__} adds up the losses of the "
+                "examples (`reduction='sum'`), so that a step would be a fraction of plain Keras's. Leave `reduction` "
                 f"at 'sum_over_batch_size', or pass a rule with `m={otherwise!r}`."
             )
 
