@@ -100,6 +100,19 @@ def test_the_larger_case_is_a_wide_resnet_of_halved_images(monkeypatch):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend")
+def test_the_larger_grid_has_three_values_of_each_and_halved_images(monkeypatch):
+    namespace = runpy.run_path(str(EXAMPLES / "predict_generalization.py"))
+    images = np.arange(2 * 28 * 28, dtype="float32").reshape(2, 28, 28, 1)
+    parts = {1000: [Split(images, np.array([0, 1]))] * 3}
+    monkeypatch.setattr(namespace["fashion_mnist"], "load", lambda num_train: parts[num_train])
+    load, grid, _ = namespace["CASES"]["fashion"]
+    data, _ = load()
+    assert data.x.shape == (2, 14, 14, 1)
+    assert data.x[1, 3, 5, 0] == images[1, 6:8, 10:12, 0].mean()
+    assert [len(values) for values in grid.values()] == [3, 3, 3, 3]
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend")
 @pytest.mark.usefixtures("eager_functions")
 def test_m_sharpness_is_scored(tmp_path, monkeypatch):
     import keras
@@ -108,16 +121,14 @@ def test_m_sharpness_is_scored(tmp_path, monkeypatch):
     main = namespace["main"]
     monkeypatch.setitem(main.__globals__, "MS", (4, 8))
 
-    def train(width, batch_size, weight_decay, learning_rate, epochs):
+    def train(data, test, epochs, width, batch_size, weight_decay, learning_rate):
         """No network is trained; what it would have been is in the logits."""
         keras.utils.set_random_seed(width + batch_size)
         inputs = keras.Input((8, 8, 1))
         model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
         model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
-        from keras_sam.experiments.data import digits
-
-        data, _, _ = digits.load()
-        return model, data, 1000 * weight_decay + width + learning_rate * batch_size
+        assert (len(data.y), len(test.y), epochs) == (256, 797, 60)
+        return model, 0.0, 1000 * weight_decay + width + learning_rate * batch_size
 
     monkeypatch.setitem(main.__globals__, "train", train)
     scores = main(["--images", "8", "--output", str(tmp_path)])
