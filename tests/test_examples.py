@@ -103,7 +103,7 @@ def test_the_larger_case_is_a_wide_resnet_of_halved_images(monkeypatch):
 def test_the_larger_grid_has_three_values_of_each_and_halved_images(monkeypatch):
     namespace = runpy.run_path(str(EXAMPLES / "predict_generalization.py"))
     images = np.arange(2 * 28 * 28, dtype="float32").reshape(2, 28, 28, 1)
-    parts = {1000: [Split(images, np.array([0, 1]))] * 3}
+    parts = {256: [Split(images, np.array([0, 1]))] * 3}
     monkeypatch.setattr(namespace["fashion_mnist"], "load", lambda num_train: parts[num_train])
     load, grid, _ = namespace["CASES"]["fashion"]
     data, _ = load()
