@@ -343,6 +343,19 @@ def kept(model):
     return [v for v in model.optimizer.variables if "keras_sam" in v.path]
 
 
+def test_looksam_logs_the_sharpness_of_the_steps_that_look():
+    """Without learning: SAM's own on the batches of every second step."""
+    x, y = table()
+    logs = []
+    for rule, batches in ((LookSAM(0.1, k=2), [0, 1, 2, 3]), (SAM(0.1), [0, 2])):
+        rows = np.concatenate([np.arange(6 * i, 6 * i + 6) for i in batches])
+        model = compiled(rule)
+        model.optimizer.learning_rate = 0.0
+        logs.append(model.fit(x[rows], y[rows], batch_size=6, shuffle=False, verbose=0).history["sharpness"])
+    np.testing.assert_allclose(*logs, rtol=1e-6)
+    assert logs[0][0] > 0
+
+
 @pytest.mark.parametrize("rule", [FriendlySAM(0.1), LookSAM(0.1, k=3)], ids=repr)
 def test_the_state_is_the_optimizers_and_not_the_models(rule):
     x, y = table()

@@ -193,6 +193,94 @@ def test_predictions_without_rows_are_averaged():
     np.testing.assert_allclose(logs["penalty"], np.mean(to_numpy(model(x)["y"]) ** 2), rtol=1e-6)
 
 
+@pytest.mark.parametrize("m", [2, 3])
+def test_a_last_batch_of_no_more_rows_than_m_compiles(m):
+    """10 rows in batches of 4, for which XLA compiles a loop of no rounds."""
+    x, y = cut(table(), 0, 10)
+    results = []
+    for options in ({"jit_compile": BACKEND != "torch"}, EAGERLY):
+        model = made(partly_frozen, SAM(0.1, m=m), metrics=["mae"], **options)
+        model.optimizer.learning_rate = 0.1
+        history = model.fit(x, y, batch_size=4, shuffle=False, verbose=0).history
+        results.append([*history["loss"], *history["mae"], *history["sharpness"], *values_of(model.variables)])
+    for got, want in zip(*results, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("m", [16, 24, 32, None])
+def test_the_losses_of_single_outputs_are_logged_as_plain_keras_does(m):
+    """Every batch has a loss of 5, its halves 1 and 9; the last is smaller."""
+    values = [1] * 32 + [3] * 32 + [1] * 16 + [3] * 16
+    x = np.array(values, "float32")[:, None]
+    inputs = keras.Input((1,))
+    outputs = {name: layers.Dense(1, kernel_initializer=name, name=name)(inputs) for name in ("ones", "zeros")}
+    model = keras_sam.SAMModel(inputs, outputs)
+    losses = dict.fromkeys(outputs, "mse")
+    model.compile(keras.optimizers.SGD(0.0), losses, sam=SAM(1e-6, m=m))
+    logs = model.fit(x, dict.fromkeys(outputs, 0 * x), batch_size=64, shuffle=False, verbose=0).history
+    np.testing.assert_allclose([logs["loss"], logs["ones_loss"], logs["zeros_loss"]], [[5], [5], [0]], rtol=1e-6)
+
+
+class Experts(keras_sam.SAMModel):
+    """Two experts, each of which is called for its rows alone, and one that no row asks for."""
+
+    def build(self, input_shape):
+        self.experts = [self.add_weight(shape=(4, 2), initializer="ones", name=name) for name in "abc"]
+        self.built = True
+
+    def call(self, x):
+        is_first, output = to_numpy(x[:, 0]) > 0, ops.zeros((len(x), 2))
+        for expert, chosen in zip(self.experts, (is_first, ~is_first)):
+            rows = np.flatnonzero(chosen).astype("int32")
+            if len(rows):
+                output = ops.scatter_update(output, rows[:, None], ops.take(x, rows, axis=0) @ expert)
+        return output
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="a layer cannot look at values there")
+def test_weights_that_only_some_micro_batches_use_have_their_own_gradients():
+    """Of the mean square of four rows' two outputs, each the sum of the row, the gradient is ¼ Σ over rows of sum · x."""
+    x = np.ones((4, 4), "float32")
+    x[2:] = [-1, 2, 2, 2]
+    model = Experts()
+    model.build((None, 4))
+    model.compile(keras.optimizers.SGD(0.01), "mse", sam=SAM(1e-7, m=2), run_eagerly=True)
+    with pytest.warns(UserWarning, match=r"Gradients do not exist for variables \['[^,]*c'\]"):
+        model.train_on_batch(x, np.zeros((4, 2), "float32"))
+    a, b, c = (to_numpy(v)[:, 0] for v in model.experts)
+    np.testing.assert_allclose(a, 1 - 0.01 * np.full(4, 2.0), rtol=1e-5)
+    np.testing.assert_allclose(b, 1 - 0.01 * np.array([-2.5, 5, 5, 5]), rtol=1e-5)
+    np.testing.assert_array_equal(c, np.ones(4))
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="there a step is traced, and every micro-batch has the same updates")
+def test_a_state_that_only_some_micro_batches_update_is_refused():
+    class Sometimes(layers.Layer):
+        def build(self, input_shape):
+            self.seen = self.add_weight(shape=(), trainable=False, initializer="zeros", name="seen")
+
+        def call(self, x):
+            if float(ops.sum(x)) > 0:
+                self.seen.assign(1.0)
+            return x
+
+    class Net(keras_sam.SAMModel):
+        def build(self, input_shape):
+            self.sometimes, self.dense, self.built = Sometimes(), layers.Dense(2), True
+            self.sometimes.build(input_shape)
+            self.dense.build(input_shape)
+
+        def call(self, x):
+            return self.dense(self.sometimes(x))
+
+    model = Net()
+    model.build((None, 3))
+    model.compile("sgd", "mse", sam=SAM(0.1, m=2), run_eagerly=True)
+    x = np.repeat([[1.0], [-1.0]], 2, axis=0) * np.ones((1, 3))
+    with pytest.raises(ValueError, match=r"updates .*seen'\] for some micro-batches and not for others"):
+        model.train_on_batch(x.astype("float32"), np.zeros((4, 2), "float32"))
+
+
 def test_everything_in_one_net_trains():
     """Convolutions, BatchNormalization, Dropout, `add_loss` and a regularizer, a last batch that m does not divide."""
     x, y = images()

@@ -202,3 +202,23 @@ def test_a_fixed_loss_scale_leaves_epsilon_and_the_update_alone(factor):
 
     for got, expected in zip(made(factor), made(None), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_what_a_layer_assigns_from_a_weight_is_the_weight_before_the_update(run_eagerly):
+    class Previous(layers.Layer):
+        def build(self, input_shape):
+            self.kernel = self.add_weight(shape=(3, 2), name="kernel")
+            self.previous = self.add_weight(shape=(3, 2), name="previous", trainable=False, initializer="zeros")
+
+        def call(self, x):
+            self.previous.assign(self.kernel)
+            return x @ self.kernel
+
+    inputs, layer = keras.Input((3,)), Previous()
+    model = keras_sam.SAMModel(inputs, layer(inputs))
+    model.compile(keras.optimizers.SGD(0.1), "mse", sam=keras_sam.SAM(0.05), run_eagerly=run_eagerly)
+    before = to_numpy(layer.kernel).copy()
+    model.train_on_batch(np.ones((4, 3), "float32"), np.ones((4, 2), "float32"))
+    np.testing.assert_array_equal(to_numpy(layer.previous), before)
+    assert np.abs(to_numpy(layer.kernel) - before).min() > 1e-3

@@ -258,3 +258,20 @@ def test_the_graph_of_a_step_is_two_gradients_one_update_and_three_ops_a_weight(
     # The scalars of ‖g‖, the loss and its metrics aside.
     assert set(more) == {"Square", "Sum", "AddV2"}
     np.testing.assert_allclose(list(more.values()), num_weights, atol=1)
+
+
+def test_rows_that_occur_twice_in_a_sparse_gradient_are_added_up():
+    """∇ ½ Σ over looked-up rows of w² is (2, 1, 0) at w = 1: a tape gives it as three slices, of norm √3."""
+    embedding, looked_up = tf.ones((3, 1)), tf.constant([0, 0, 1])
+
+    def value_and_grad(weights):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            loss = tf.reduce_sum(tf.gather(weights[0], looked_up) ** 2) / 2
+        return loss, tape.gradient(loss, weights)
+
+    assert isinstance(value_and_grad([embedding])[1][0], tf.IndexedSlices)
+    rule = keras_sam.SAM(1.0)
+    (gradient,), _ = rule.gradient(value_and_grad, [embedding], rule.step(0))
+    expected = np.array([2, 1, 0]) * (1 + np.array([2, 1, 0]) / np.sqrt(5))
+    np.testing.assert_allclose(gradient[:, 0], expected, rtol=1e-6)

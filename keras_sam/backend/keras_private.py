@@ -24,6 +24,7 @@ __all__ = [
     "get_data_adapter",
     "get_keras_mask",
     "is_built",
+    "loss_trackers",
     "masked_alike",
     "momentum",
     "portable",
@@ -52,6 +53,7 @@ IMPORTS = {
 TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 ATTRIBUTES = {
     "_call_has_training_arg": "a model whose `call` has no `training` argument is called without, as Keras does",
+    "_compile_loss": "the logs of single outputs' losses are its metrics",
     "_compute_loss": "calls `compute_loss` of user classes written before it had a `training` argument",
     "_loss_tracker": "the log `loss` is this metric's, which a train step has to update",
     "_flatten_layers": "finds layers at any depth that need care, or are not built",
@@ -97,6 +99,12 @@ def resume_at(model, epoch):
 
 def track_loss(model, loss, num_examples):
     model._loss_tracker.update_state(loss, sample_weight=num_examples)
+
+
+def loss_trackers(model):
+    """The variables of the metrics that log the losses of single outputs."""
+    metrics = model._compile_loss.metrics if model._compile_loss is not None else []
+    return [v for metric in metrics for v in metric.variables]
 
 
 def synchronized_variables(model):

@@ -64,7 +64,7 @@ def ascent_rows(batch, m, fraction):
     return _map(first_of_each, batch)
 
 
-def over_micro_batches(run, batch, m, fraction, loop, is_carried):
+def over_micro_batches(run, batch, weights, m, fraction, loop, is_carried):
     """Runs a step on every micro-batch of m rows, the last of which may be smaller, and averages by numbers of rows.
 
     The last one goes first, outside of the loop: it shows what there is to average. All start from the same state,
@@ -73,6 +73,7 @@ def over_micro_batches(run, batch, m, fraction, loop, is_carried):
     Args:
         run: Function from a batch, its number and pairs of a variable and its value to a `Result`.
         batch: Structure of tensors with the same number of rows.
+        weights: List of tensors, one for each gradient.
         m: Integer, or anything else for a single run.
         fraction: Float, the share of its rows for which `run` gives predictions.
         loop: Function from a count, a body `(i, carry) → carry` and the first carry to the last one.
@@ -86,18 +87,22 @@ def over_micro_batches(run, batch, m, fraction, loop, is_carried):
         return run(batch, 0, ())
     count = (size - 1) // m
     last = run(rows(batch, count * m), count, ())
-    whole = _map(lambda a: _stacked(a, count, m), batch)
+    parts, part_size = _parts(batch, count, m)
     variables = [variable for variable, _ in last.updates]
     to_carry = [v for v in variables if is_carried(v)]
     num_rows = share_of(size - count * m, fraction)
     has_rows = [_has_rows(y, num_rows) for y in _with_masks(last.y_pred)]
+    has_gradient = [False] * len(weights)
 
     def split(result):
         """What is averaged, what is carried on, and the predictions by row, as lists of tensors."""
         predictions = list(zip(_with_masks(result.y_pred), has_rows, strict=True))
         value_of = {id(v): value for v, value in result.updates}
+        _check_same_updates(variables, [v for v, _ in result.updates])
         averaged = [value_of[id(v)] for v in variables if not is_carried(v)]
-        averaged += [g for g in result.gradient if g is not None]
+        # Run eagerly, a layer can leave out weights that no row of a micro-batch needs.
+        has_gradient[:] = [had or g is not None for had, g in zip(has_gradient, result.gradient)]
+        averaged += [ops.zeros_like(w) if g is None else g for w, g in zip(weights, result.gradient)]
         averaged += [*keras.tree.flatten(result.state), result.loss, result.sharpness]
         averaged += [y for y, by_row in predictions if not by_row]
         return averaged, [value_of[id(v)] for v in to_carry], [y for y, by_row in predictions if by_row]
@@ -106,12 +111,14 @@ def over_micro_batches(run, batch, m, fraction, loop, is_carried):
         return [t * (ops.cast(rows, t.dtype) / ops.cast(size, t.dtype)) for t in tensors]
 
     averaged, carried, predicted = split(last)
-    share = share_of(m, fraction)
-    outputs = [ops.zeros((count, share, *ops.shape(y)[1:]), dtype=y.dtype) for y in predicted]
+    share = share_of(part_size, fraction)
+    # XLA compiles the loop of no rounds as well, and writes to nothing that is empty.
+    room = count if isinstance(count, int) else ops.maximum(count, 1)
+    outputs = [ops.zeros((room, share, *ops.shape(y)[1:]), dtype=y.dtype) for y in predicted]
 
     def body(i, carry):
         sums, carried, outputs = carry
-        averaged, carried, predicted = split(run(_map(lambda a: a[i], whole), i, zip(to_carry, carried)))
+        averaged, carried, predicted = split(run(parts(i), i, zip(to_carry, carried)))
         sums = [s + t for s, t in zip(sums, weighted(averaged, m))]
         outputs = [ops.scatter_update(o, [[i]], y[None]) for o, y in zip(outputs, predicted)]
         return sums, carried, outputs
@@ -119,10 +126,10 @@ def over_micro_batches(run, batch, m, fraction, loop, is_carried):
     sums, carried, outputs = loop(count, body, (weighted(averaged, size - count * m), carried, outputs))
     sums, carried = iter(sums), iter(carried)
     updates = [(v, next(carried) if is_carried(v) else next(sums)) for v in variables]
-    gradient = [g if g is None else next(sums) for g in last.gradient]
+    gradient = [g if has else None for has, g in zip(has_gradient, [next(sums) for _ in weights])]
     state = keras.tree.map_structure(lambda _: next(sums), last.state)
     loss, sharpness = next(sums), next(sums)
-    by_row = iter([ops.concatenate([_unstacked(o), y]) for o, y in zip(outputs, predicted)])
+    by_row = iter([ops.concatenate([_unstacked(o)[: count * share], y]) for o, y in zip(outputs, predicted)])
     outputs = iter([next(by_row if row else sums) for row in has_rows])
     y_pred = keras.tree.map_structure(lambda _: next(outputs), last.y_pred)
     for whole, part in zip(keras.tree.flatten(y_pred), keras.tree.flatten(last.y_pred)):
@@ -164,6 +171,29 @@ def _map(function, structure):
         return None if a is None else function(ops.convert_to_tensor(a))
 
     return keras.tree.map_structure(apply, structure)
+
+
+def _parts(batch, count, m):
+    """A function from a number below `count` to that micro-batch; and its rows, which only a step can tell sometimes.
+
+    Where the number of rows is no integer theirs is none either, as that of the last micro-batch: Keras weights the
+    losses of single outputs by it.
+    """
+    size = num_examples(batch)
+    if isinstance(size, int):
+        whole = _map(lambda a: _stacked(a, count, m), batch)
+        return lambda i: _map(lambda a: a[i], whole), m
+    part_size = ops.minimum(size, m)
+    return lambda i: _map(lambda a: ops.take(a, i * m + ops.arange(part_size), axis=0), batch), part_size
+
+
+def _check_same_updates(expected, variables):
+    different = {v.path for v in expected} ^ {v.path for v in variables}
+    if different:
+        raise ValueError(
+            f"A layer updates {sorted(different)} for some micro-batches and not for others, of which there is no "
+            "average. Update them in every call, or pass a rule with `m=None`."
+        )
 
 
 def _stacked(a, count, m):

@@ -15,7 +15,8 @@ def step_of(model):
     """The `Step` that a train step gives to its rule: all that the optimizer knows."""
     rule, optimizer = model.sam, model.optimizer
     momentum = keras_private.momentum(optimizer, model.trainable_variables) if rule.uses_momentum else None
-    iterations = ops.convert_to_tensor(optimizer.iterations)
+    # A copy, since the optimizer counts on before the logs are made.
+    iterations = ops.copy(optimizer.iterations)
     return rule.step(iterations, model.trainable_variables, rule_state.read(model), momentum)
 
 
@@ -41,6 +42,9 @@ def sam_gradient(model, weights, batch, step, state=(), scale=None, guards=None,
     may_skip = may_skip and rule.ascent_fraction == 1 and not rule.second_order
     second_pass = rule.needs_second_pass(step) if may_skip else True
     metrics = {id(v) for v in model.metrics_variables}
+    if not isinstance(num_examples(batch), int):
+        # There Keras counts each call once, however many rows it has.
+        metrics -= {id(v) for v in keras_private.loss_trackers(model)}
 
     def run(batch, number, carried):
         guard = guards() if guards else contextlib.nullcontext
@@ -65,7 +69,7 @@ def sam_gradient(model, weights, batch, step, state=(), scale=None, guards=None,
         """Seeds and counters, of which there is no average, and metrics, which add up."""
         return not keras.backend.is_float_dtype(variable.dtype) or id(variable) in metrics
 
-    return over_micro_batches(run, batch, rule.m, rule.ascent_fraction, backend.loop, is_carried)
+    return over_micro_batches(run, batch, weights, rule.m, rule.ascent_fraction, backend.loop, is_carried)
 
 
 def track(model, sharpness, result, batch, step, scale, seen=None):

@@ -172,8 +172,11 @@ def train_step(model, sharpness, data):
         result = replicas.without_idle(model, result, share)
     if several and scale is not None:
         result = replicas.all_skip_together(result)
+    # First, since a layer may have assigned a weight, as it was, to another variable.
+    for variable, value in result.updates:
+        variable.assign(value)
     optimizer.apply_gradients(zip(result.gradient, variables))
-    for variable, value in [*result.updates, *rule_state.updates(model, result.state, scale)]:
+    for variable, value in rule_state.updates(model, result.state, scale):
         variable.assign(value)
     return track(model, sharpness, result, batch, step, scale)
 

@@ -4,7 +4,7 @@ import keras
 
 from keras_sam.rules.norms import steepest_ascent
 from keras_sam.rules.sam import SAM
-from keras_sam.rules.step import moved
+from keras_sam.rules.step import dense, moved
 
 
 @keras.saving.register_keras_serializable("keras_sam")
@@ -47,7 +47,7 @@ class MSAM(SAM):
                 f"{self!r} needs the optimizer's momentum, and this step has none. Pass the list of its averages of "
                 "gradients, one a weight: `rule.step(iterations, variables, momentum=…)`."
             )
-        _, gradient = value_and_grad(moved(weights, self.ascend(weights, step.momentum, step)))
+        gradient = dense(value_and_grad(moved(weights, self.ascend(weights, step.momentum, step)))[1])
         return gradient, step.state
 
     def perturbation(self, weights, gradient, step):

@@ -10,7 +10,7 @@ from keras import ops
 from keras_sam.rules import checks
 from keras_sam.rules.norms import into_ball, steepest_ascent
 from keras_sam.rules.second_order import second_order_term
-from keras_sam.rules.step import Step, ascent, cast, moved, select
+from keras_sam.rules.step import Step, ascent, cast, dense, moved, select
 
 
 @keras.saving.register_keras_serializable("keras_sam")
@@ -116,12 +116,12 @@ class SAM:
         clean_gradient = epsilon = None
         with ascent():
             for _ in range(self.ascent_steps):
-                _, ascent_gradient = value_and_grad(moved(weights, epsilon))
+                ascent_gradient = dense(value_and_grad(moved(weights, epsilon))[1])
                 clean_gradient = ascent_gradient if clean_gradient is None else clean_gradient
                 epsilon = self.ascend(weights, ascent_gradient, step, epsilon)
         if self.needs_second_pass(step) is False:
             return self._descend(weights, clean_gradient, clean_gradient, step)
-        _, gradient = value_and_grad(moved(weights, epsilon))
+        gradient = dense(value_and_grad(moved(weights, epsilon))[1])
         if self.second_order:
             with ascent():
                 term = second_order_term(self, value_and_grad, weights, clean_gradient, gradient, epsilon, step)

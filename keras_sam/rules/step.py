@@ -51,6 +51,15 @@ def select(indices, weights, gradient, step):
     )
 
 
+def dense(gradient):
+    """A gradient whose `tf.IndexedSlices`, in which a row of an embedding can occur twice, are added up by row."""
+
+    def added_up(g):
+        return ops.segment_sum(g.values, g.indices, num_segments=g.shape[0])
+
+    return [added_up(g) if type(g).__name__ == "IndexedSlices" else g for g in gradient]
+
+
 def moved(weights, epsilon):
     """w + ε in the dtypes of w."""
     if epsilon is None:
