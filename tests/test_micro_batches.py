@@ -239,7 +239,7 @@ class Experts(keras_sam.SAMModel):
 
 @pytest.mark.skipif(BACKEND == "jax", reason="a layer cannot look at values there")
 def test_weights_that_only_some_micro_batches_use_have_their_own_gradients():
-    """Of the mean square of four rows' two outputs, each the sum of the row, the gradient is ¼ Σ over rows of sum · x."""
+    """Of the mean square of four rows' two outputs, the sums of the rows, the gradient is ¼ Σ over rows of sum · x."""
     x = np.ones((4, 4), "float32")
     x[2:] = [-1, 2, 2, 2]
     model = Experts()
