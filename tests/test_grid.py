@@ -1,5 +1,6 @@
 """Grids: what they hold, that a command line makes each run, and that a cluster may lose a node."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -71,11 +72,15 @@ def test_what_was_tuned_is_taken_up_with_seeds_that_are_fresh(tmp_path):
         grid.expand("small-table5", ["noise-40/none"], tuned=tmp_path)
 
 
+def write(output, run, **settings):
+    path = run.path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"settings": {**runner.settings_of(run), **settings}}))
+
+
 def test_results_that_are_there_are_said_to_be(tmp_path, capsys):
     (run,) = grid.expand("small-table5", ["clean/none"], ["sgd"], seeds=1)
-    path = run.path(tmp_path)
-    path.parent.mkdir(parents=True)
-    path.write_text("{}")
+    write(tmp_path, run)
     assert grid.execute([run], tmp_path, console=Console(width=200)) == {}
     assert "1 of 1 results are in" in capsys.readouterr().out
 
@@ -118,13 +123,26 @@ def test_a_process_runs_the_command_line(tmp_path):
 
 def test_results_that_are_there_are_not_made_again(tmp_path, monkeypatch):
     runs = grid.expand("table5", [ROW], ["sam"], 3)
-    path = runs[1].path(tmp_path)
-    path.parent.mkdir(parents=True)
-    path.write_text("{}")
+    # As of a later commit, whose recipes have a field more.
+    write(tmp_path, runs[1], new_field=1)
     seen = []
     monkeypatch.setattr(grid, "_here", lambda commands, output, workers: seen.extend(commands) or [])
     assert grid.execute(runs, tmp_path) == {}
     assert seen == [runs[0], runs[2]]
+
+
+def test_results_of_other_settings_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    runs = grid.expand("table5", [ROW], ["sam"], 3)
+    write(tmp_path / "precision", runs[2])
+    write(tmp_path / "backend", runs[2], backend="numpy")
+    monkeypatch.setattr(grid, "_here", None)
+    monkeypatch.setattr(grid, "on_ray", None)
+    others = [dataclasses.replace(run, precision="mixed_bfloat16") for run in runs]
+    for ray in (None, "auto"):
+        with pytest.raises(ValueError, match=r"seed-2.json .*run.precision: 'float32' there, 'mixed_bfloat16' here"):
+            grid.execute(others, tmp_path / "precision", ray=ray)
+        with pytest.raises(ValueError, match=r"backend: 'numpy' there.*Give another `--output`"):
+            grid.execute(runs, tmp_path / "backend", ray=ray)
 
 
 def test_a_run_that_fails_leaves_the_others_be(tmp_path, monkeypatch):

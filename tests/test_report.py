@@ -124,6 +124,8 @@ def test_mean_and_spread():
     assert report.text([0.01, 0.02, 0.03], "test_error", "standard deviation") == "2.00 ± 1.00"
     assert report.text([0.5], "cosine", "standard deviation") == "0.50"
     assert report.text([], "cosine", "standard deviation") == "—"
+    # Of a file that says null, since the run diverged.
+    assert report.text([None], "sharpness_of_loss", None) == "nan"
 
 
 def test_markdown_and_picture(tmp_path):
@@ -201,3 +203,41 @@ def test_curves_are_means_over_seeds_in_bands_of_their_intervals():
     np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [3 - 2 * 12.7062, 3 + 2 * 12.7062], rtol=1e-5)
     assert axes.get_ylabel() == "sharpness of the error (points)"
     assert report.curves("table1", histories) == {}
+
+
+def test_curves_have_gaps_where_a_run_diverged():
+    row, metric = ("figure7", "wrn-28-10/cifar10"), "sharpness_of_error"
+    histories = {
+        # JSON has null for NaN, and `TerminateOnNaN` ends a run early.
+        (*row, "steps-1"): {0: {metric: [0.01, 0.02, 0.03, 0.04]}, 1: {metric: [0.03, None, 0.05]}},
+        (*row, "steps-2"): {0: {metric: [None]}},
+        # Trained when the recipe did not measure that yet.
+        (*row, "steps-3"): {0: {"loss": [1.0, 0.5]}},
+        ("figure7", "wrn-28-10/cifar100", "steps-1"): {0: {}},
+    }
+    figures = report.curves("figure7", histories)
+    assert list(figures) == ["figure7-wrn-28-10-cifar10-sharpness_of_error"]
+    (figure,) = figures.values()
+    figure.savefig(io.BytesIO(), format="png")
+    one, two = figure.axes[0].get_lines()
+    np.testing.assert_allclose(one.get_xydata(), [[1, 2], [2, np.nan], [3, 4], [4, np.nan]])
+    np.testing.assert_allclose(two.get_xydata(), [[1, np.nan]])
+    assert [one.get_label(), two.get_label()] == ["steps-1", "steps-2"]
+
+
+def test_a_seed_without_a_metric_makes_a_gap_of_all_epochs():
+    row, metric = ("figure7", "wrn-28-10/cifar10"), "sharpness_of_error"
+    (figure,) = report.curves("figure7", {(*row, "steps-1"): {0: {metric: [0.1, 0.2]}, 1: {}}}).values()
+    (line,) = figure.axes[0].get_lines()
+    np.testing.assert_allclose(line.get_xydata(), [[1, np.nan], [2, np.nan]])
+
+
+def test_a_figure_that_fails_takes_no_table_with_it(tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no figure")
+
+    write(tmp_path, "sam", [0.03])
+    monkeypatch.setattr(report, "curves", fail)
+    with pytest.raises(RuntimeError, match="no figure"):
+        report.write(tmp_path, quiet())
+    assert f"| {ROW} | sam | test error (%) | 3.00 |" in (tmp_path / "report.md").read_text()

@@ -89,6 +89,23 @@ def test_an_interrupted_command_keeps_the_runs_that_ended(experiment, monkeypatc
     assert len(json.loads((tmp_path / "rules_digits.json").read_text())["runs"]) == 3
 
 
+def test_two_processes_with_other_methods_lose_no_run_of_each_other(experiment, monkeypatch, tmp_path):
+    calls = scripted(monkeypatch, {0.1: 0.6, 0.2: 0.8, 0.5: 0.7})
+    scripted_train = rules.train
+
+    def train(experiment, method, rho, seed):
+        if not calls:  # the other process begins and ends while this one makes its first run
+            calls.append(None)
+            rules.run("digits", tmp_path, only=["SGD"], console=Console(quiet=True))
+        return scripted_train(experiment, method, rho, seed)
+
+    monkeypatch.setattr(rules, "train", train)
+    content = rules.run("digits", tmp_path, only=["SAM"], console=Console(quiet=True))
+    assert len(content["runs"]) == 2 + 3 + 2
+    assert set(content["rows"]) == {"SGD", "SAM"}
+    assert json.loads((tmp_path / "rules_digits.json").read_text()) == content
+
+
 def test_the_lead_is_paired_by_seed():
     rows = {
         "SGD, 2x epochs": {"rho": 0.0, "rhos": [0.0], "test": [0.50, 0.60, 0.70]},

@@ -138,8 +138,16 @@ def execute(runs, output, workers=1, ray=None, cpus=1, gpus=0, console=None, **d
 
     Returns:
         Dict from runs that failed to what they said.
+
+    Raises:
+        ValueError: If a result that is there is of other settings; nothing is trained then.
     """
-    missing = [run for run in runs if not run.path(output).exists()]
+    missing = []
+    for run in runs:
+        if run.path(output).exists():
+            runner.read_same(run.path(output), runner.settings_of(run))
+        else:
+            missing.append(run)
     if console and len(missing) < len(runs):
         there = f"{len(runs) - len(missing)} of {len(runs)} results are in {output} already and are not made again"
         console.print(f"{there}: give another `--output` for that.")

@@ -1,5 +1,6 @@
 """All results of a folder beside the paper's numbers: on the screen, in Markdown, and as pictures."""
 
+import itertools
 import math
 import re
 from pathlib import Path
@@ -40,7 +41,7 @@ def text(values, metric, spread):
     if len(values) == 0:
         return "—"
     scale = 100 if metric in PERCENT else 1
-    values = scale * np.array(values)
+    values = scale * np.array(values, dtype="float64")
     if len(values) == 1:
         return f"{values[0]:.2f}"
     half = values.std(ddof=1) if spread == "standard deviation" else mean_and_interval(values)[1]
@@ -59,7 +60,7 @@ def write(output, console, tables=None):
         Path of `report.md`.
     """
     found, histories = read(output), read(output, "history")
-    sections, points, figures = [], [], {}
+    sections, points, drawn = [], [], []
     finished = {table for table, _, _ in found}
     for name in recipes.NAMES:
         asked_for = name in (finished if tables is None else tables)
@@ -86,12 +87,14 @@ def write(output, console, tables=None):
         ]
         sections.append("\n".join([*head, *map(_line, shown)]))
         points += improvements(name, found, tuned)
-        figures |= curves(name, histories)
+        drawn.append(name)
     path = Path(output) / "report.md"
     with results.replacing(path) as temporary:
         temporary.write_text("# Results beside the paper's\n\n" + "\n\n".join(sections) + "\n")
-    if points:
-        figures["report"] = plots.improvements(points)
+    # Only now: a figure that fails takes no table with it.
+    figures = {"report": plots.improvements(points)} if points else {}
+    for name in drawn:
+        figures |= curves(name, histories)
     for name, figure in figures.items():
         with results.replacing(Path(output) / f"{name}.png") as temporary:
             figure.savefig(temporary, format="png", dpi=150)
@@ -118,15 +121,20 @@ def curves(name, histories):
         }
         for metric in getattr(module, "CURVES", ()) if runs else ():
             scale = 100 if metric in PERCENT else 1
-            by_method = {m: _curve([scale * np.array(run[metric]) for run in of]) for m, of in runs.items()}
+            values = {m: [run.get(metric, []) for run in of] for m, of in runs.items()}
+            by_method = {m: _curve(of, scale) for m, of in values.items() if any(of)}
+            if not by_method:  # a recipe may measure more than when these were trained
+                continue
             title = f"{module.TITLE}\n{row}"
             label = CURVES[metric].replace("test", "validation") if module.ROWS[row].held_out else CURVES[metric]
             figures["-".join([name, *row.split("/"), metric])] = draw(by_method, "epoch", label, title)
     return figures
 
 
-def _curve(values):
-    mean, half = mean_and_interval(values)
+def _curve(values, scale):
+    # A run that diverged has nulls, and ends early: where a seed has no number, the curve has a gap.
+    by_epoch = np.array([*itertools.zip_longest(*values)], dtype="float64")
+    mean, half = mean_and_interval(scale * by_epoch.T)
     return np.arange(1, len(mean) + 1), mean, half
 
 

@@ -124,7 +124,19 @@ def run(name, output, only=None, console=None):
     """
     console, experiment = console or Console(), EXPERIMENTS[name]
     path = Path(output) / f"rules_{name}.json"
-    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": {}}
+    content: dict[str, Any] = {"runs": {}, "rows": {}}
+
+    def read():
+        # With what other processes have added, each of its own methods.
+        there = json.loads(path.read_text()) if path.exists() else {}
+        content.update({**there, **{part: {**there.get(part, {}), **content[part]} for part in ("runs", "rows")}})
+
+    def write(part, name, value):
+        read()
+        content[part][name] = value
+        # With what made the last run; every run has its commit.
+        content.update(results.provenance())
+        results.write_json(path, content)
 
     def accuracy(method, rho, seed):
         key = f"{method} | rho={rho} | seed={seed}"
@@ -132,13 +144,11 @@ def run(name, output, only=None, console=None):
             started = time.monotonic()
             numbers = train(experiment, experiment.methods[method], rho, seed)
             seconds = round(time.monotonic() - started, 1)
-            content["runs"][key] = {**numbers, "seconds": seconds, "commit": results.COMMIT}
-            # With what made the last run; every run has its commit.
-            results.write_json(path, {**content, **results.provenance()})
+            write("runs", key, {**numbers, "seconds": seconds, "commit": results.COMMIT})
             console.print(f"{key:50} test accuracy {numbers['test']:6.2%} ({seconds:.0f} s)")
         return content["runs"][key]
 
-    content.setdefault("rows", {})
+    read()
     for method, (_, rhos, *_) in experiment.methods.items():
         if only and method not in only:
             continue
@@ -151,8 +161,7 @@ def run(name, output, only=None, console=None):
         tests = [accuracy(method, rho, seed)["test"] for seed in experiment.seeds]
         row = {"rho": rho, "rhos": list(rhos), "test": tests}
         if content["rows"].get(method) != row:
-            content["rows"][method] = row
-            results.write_json(path, {**content, **results.provenance()})
+            write("rows", method, row)
     console.print(table(content["rows"], name))
     return content
 

@@ -107,11 +107,10 @@ def run(run, output, data_dir=None, download=False):
     row, method = run.recipe()
     path, settings = run.path(output), settings_of(run)
     work = path.with_suffix("")
-    for known in (path, work / "settings.json"):
-        if known.exists():
-            _check_same(json.loads(known.read_text())["settings"], settings, known)
     if path.exists():
-        return json.loads(path.read_text())
+        return read_same(path, settings)
+    if (work / "settings.json").exists():
+        read_same(work / "settings.json", settings)
 
     started = time.monotonic()
     _check_weights(row, download)
@@ -200,7 +199,18 @@ def _check_weights(row, download):
         raise FileNotFoundError(f"Received `weights={weights!r}`, which is no file; expected pretrained weights.")
 
 
-def _check_same(found, expected, path):
+def read_same(path, expected):
+    """What a file of a run holds.
+
+    Args:
+        path: Path of a result, or of the settings beside its checkpoints.
+        expected: What `settings_of` returns.
+
+    Raises:
+        ValueError: If other settings made it.
+    """
+    content = json.loads(path.read_text())
+    found = content.get("settings", {})
     different = sorted(
         f"{part}.{name}: {found.get(part, {}).get(name)!r} there, {value!r} here"
         for part in ("run", "row", "method")
@@ -214,3 +224,4 @@ def _check_same(found, expected, path):
             f"{path} is of a run with other settings ({'; '.join(different)}). Give another `--output`, or move it "
             "away: no result is overwritten."
         )
+    return content
