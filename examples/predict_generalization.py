@@ -102,6 +102,10 @@ def main(argv=None):
     parser.add_argument("--images", type=int, default=NUM_IMAGES, help="on which sharpness is measured")
     parser.add_argument("--output", type=Path, default=Path("results"))
     options = parser.parse_args(argv)
+    stem = "predict_generalization" + ("" if options.case == "digits" else f"_{options.case}")
+    path = options.output / f"{stem}.json"
+    if path.exists():
+        parser.error(f"{path} is there, and no result is overwritten: give another --output.")
 
     load, grid, epochs = CASES[options.case]
     epochs = options.epochs or epochs
@@ -133,9 +137,8 @@ def main(argv=None):
         print(name, "  ".join(f"m = {m}: {value:.3f}" for m, value in zip(MS, values)))
     options.output.mkdir(parents=True, exist_ok=True)
     content = {**results.provenance(), "epochs": epochs, "scores": scores, "models": models}
-    name = "predict_generalization" + ("" if options.case == "digits" else f"_{options.case}")
-    results.write_json(options.output / f"{name}.json", content)
-    with results.replacing(options.output / f"{name}.png") as temporary:
+    results.write_json(path, content)
+    with results.replacing(path.with_suffix(".png")) as temporary:
         plots.predictive_power(scores).savefig(temporary, format="png", dpi=110)
     return scores
 

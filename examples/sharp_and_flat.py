@@ -133,6 +133,9 @@ def main(argv=None):
     case = CASES[options.case]
     epochs = options.epochs or case.epochs
     stem = "sharp_and_flat" if options.case == "digits" else f"sharp_and_flat_{options.case}"
+    path = options.output / f"{stem}.json"
+    if path.exists():
+        parser.error(f"{path} is there, and no result is overwritten: give another --output.")
 
     runs, columns, surfaces = {name: [] for name in METHODS}, {}, {}
     for seed in range(options.seeds):
@@ -154,7 +157,7 @@ def main(argv=None):
     options.output.mkdir(parents=True, exist_ok=True)
     settings = {"epochs": epochs, "order": options.order}
     content = {**results.provenance(), "settings": settings, "runs": runs}
-    results.write_json(options.output / f"{stem}.json", content)
+    results.write_json(path, content)
     for name, figure in [("spectra", plots.spectra(columns)), ("landscapes", plots.landscapes(surfaces))]:
         with results.replacing(options.output / f"{stem}_{name}.png") as temporary:
             figure.savefig(temporary, format="png", dpi=110)

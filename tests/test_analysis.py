@@ -52,7 +52,9 @@ def test_the_numbers_and_the_pictures(model, tmp_path):
     trace = sharpness.hessian_trace(model, given, verbose=0)
     assert content["trace"]["value"] == pytest.approx(trace.value, rel=1e-4)
     norm = np.sqrt(sum(np.sum(w**2) for w in model.get_weights()))
-    bound = sharpness.pac_bayes_bound(content["error"] + max(0, rise.error[0]), norm, 50, 64, 0.1)
+    bound = sharpness.pac_bayes_bound(
+        content["error"] + max(0, rise.error[0]), norm, 50, 64, 0.1, 0.05 / len(content["rho"])
+    )
     assert content["pac_bayes_bound_of_error"][0] == pytest.approx(bound, rel=1e-5)
     assert f"{content['eigenvalues'][0]:.4g}" in result.output
     assert {path.name for path in (tmp_path / "out").iterdir()} == {

@@ -84,6 +84,9 @@ def test_sgd_and_sam_are_measured_side_by_side(tmp_path, monkeypatch):
         "sharp_and_flat_spectra.png",
         "sharp_and_flat_landscapes.png",
     }
+    with pytest.raises(SystemExit):
+        main(["--output", str(tmp_path)])
+    assert json.loads((tmp_path / "sharp_and_flat.json").read_text()) == content
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend")
@@ -136,6 +139,8 @@ def test_m_sharpness_is_scored(tmp_path, monkeypatch):
     assert len(content["models"]) == 16
     assert all(0 <= value <= 1 for _, values in scores.values() for value in values)
     assert (tmp_path / "predict_generalization.png").exists()
+    with pytest.raises(SystemExit):
+        main(["--output", str(tmp_path)])
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend")

@@ -96,8 +96,9 @@ def run(model, data, rho, m, k, order, points, seed, verbose=1):
     surface = sharpness.loss_surface(model, data, num_points=points, seed=seed, verbose=verbose)
     num_examples = sum(len(x) for x, _ in data)
     weights = np.concatenate([keras.ops.convert_to_numpy(v).ravel() for v in model.trainable_variables])
+    norm, delta = np.linalg.norm(weights), 0.05 / len(rho)  # the least of all is shown, so that all have to hold
     bounds = [
-        sharpness.pac_bayes_bound(min(1.0, error + rise), np.linalg.norm(weights), len(weights), num_examples, r)
+        sharpness.pac_bayes_bound(min(1.0, error + rise), norm, len(weights), num_examples, r, delta)
         if np.isfinite(rise) and r > 0
         else np.nan
         for r, rise in zip(rho, np.maximum(sharp.error, 0.0))
