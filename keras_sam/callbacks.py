@@ -12,6 +12,7 @@ from keras_sam.checkpoint import BackupAndRestore as BackupAndRestore
 from keras_sam.rules import SAM
 from keras_sam.rules.norms import dot
 from keras_sam.rules.step import moved
+from keras_sam.sharpness import batches
 from keras_sam.sharpness.ascent import ascents
 from keras_sam.sharpness.hessian import extreme
 from keras_sam.sharpness.objective import Objective
@@ -39,7 +40,7 @@ class SharpnessLogger(keras.callbacks.Callback):
         seed: Int, of the first vector. Defaults to `0`.
 
     Raises:
-        ValueError: If `every` or `m` is not positive, if the data are empty or can be read only once.
+        ValueError: If `every`, `m` or `batch_size` is not positive, if the data are empty or can be read only once.
 
     Example:
 
@@ -57,6 +58,7 @@ class SharpnessLogger(keras.callbacks.Callback):
         for name, value in [("every", every), ("m", m)]:
             if value is not None and (not isinstance(value, int | np.integer) or value < 1):
                 raise ValueError(f"Received `{name}={value!r}`; expected an integer of at least 1.")
+        batches.check(data, batch_size)
         self.data, self.every, self.m = data, every, m
         self.rule, self.tolerance = SAM(rho), tolerance
         self.batch_size, self.seed = batch_size, seed
@@ -113,8 +115,8 @@ class InnerMaximization(keras.callbacks.Callback):
         batch_size: Int, the size of a training batch; where the rule has an `m`, ε̂ is of so many. Defaults to `32`.
 
     Raises:
-        ValueError: If a measure is unknown; when training begins, if the rule has no ascent of its own or the data are
-            empty.
+        ValueError: If a measure is unknown, if `batch_size` is not positive, if the data are empty or can be read only
+            once; when training begins, if the rule has no ascent of its own.
 
     Example:
 
@@ -130,9 +132,12 @@ class InnerMaximization(keras.callbacks.Callback):
 
     def __init__(self, data, rule=None, measures=("sharpness",), batch_size=32):
         super().__init__()
+        if isinstance(measures, str):
+            raise ValueError(f"Received `measures={measures!r}`; expected a tuple of names: `({measures!r},)`.")
         unknown = [name for name in measures if name not in MEASURES]
         if unknown:
             raise ValueError(f"Received the measures {unknown}; expected some of {list(MEASURES)}.")
+        batches.check(data, batch_size)
         self.data, self.rule, self.measures, self.batch_size = data, rule, measures, batch_size
         self._objective = None
 

@@ -84,6 +84,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         self.save_freq = save_freq
         self.delete_checkpoint = delete_checkpoint
         self._epoch = self._last_saved = 0
+        self._undo = None
 
     def on_train_begin(self, logs=None):
         if not self.model.built:
@@ -107,9 +108,8 @@ class BackupAndRestore(keras.callbacks.Callback):
             with np.load(self._seeds_path(epoch, batches)) as file:
                 for variable, name in zip(_seeds(self.model), file.files, strict=True):
                     variable.assign(file[name])
-            keras_private.resume_at(self.model, epoch)
-            self._leave_out(batches)
-            self._last_saved = batches
+            self._resume(epoch, batches)
+        self._last_saved = batches
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
@@ -124,7 +124,9 @@ class BackupAndRestore(keras.callbacks.Callback):
         self._save(epoch + 1, 0)
 
     def on_train_end(self, logs=None):
-        keras_private.resume_at(self.model, None)
+        # No batch may have come that was to be left out, or no epoch.
+        if self._undo is not None:
+            self._undo()
         if self.delete_checkpoint and backend.is_chief(self.model):
             self._delete(self._backups())
             with contextlib.suppress(OSError):
@@ -146,15 +148,27 @@ class BackupAndRestore(keras.callbacks.Callback):
             self._path(*backup).unlink()
             self._seeds_path(*backup).unlink()
 
-    def _leave_out(self, batches):
-        """The next calls of the train function only take that many batches."""
+    def _resume(self, epoch, batches):
+        """This `fit` begins at that epoch, and the first calls of the train function only take that many batches."""
         model, train = self.model, self.model.train_function
         calls = -(-batches // model.steps_per_execution)
+
+        def undo():
+            vars(model).pop("make_train_function", None)
+            keras_private.resume_at(model, None)
+            # After another `compile` there is none, or a new one.
+            if model.train_function is train_function:
+                model.train_function = train
+
+        # Whatever interrupts this `fit`, the next one calls it first.
+        def make_train_function(*args, **kwargs):
+            undo()
+            return model.make_train_function(*args, **kwargs)
 
         def train_function(*args):
             nonlocal calls
             if not calls:
-                model.train_function = train
+                undo()
                 return train(*args)
             calls -= 1
             # On TensorFlow the data is an iterator; elsewhere the batch itself, behind the state on JAX.
@@ -162,7 +176,9 @@ class BackupAndRestore(keras.callbacks.Callback):
                 next(args[-1], None)
             return {} if len(args) == 1 else ({}, *args[:-1])
 
-        model.train_function = train_function
+        keras_private.resume_at(model, epoch)
+        model.make_train_function, model.train_function = make_train_function, train_function
+        self._undo = undo
 
     def _path(self, epoch, batches):
         return self.folder / f"{epoch}-{batches}.weights.h5"

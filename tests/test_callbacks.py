@@ -207,6 +207,15 @@ def test_bad_input_says_what_to_do():
         SharpnessLogger((X, Y), m=0)
     with pytest.raises(ValueError, match="'curvature'"):
         InnerMaximization((X, Y), measures=("curvature",))
+    with pytest.raises(ValueError, match=r"expected a tuple of names: `\('cosine',\)`"):
+        InnerMaximization((X, Y), measures="cosine")
+    for callback in (SharpnessLogger, InnerMaximization):
+        for size in (0, 2.5, None):
+            with pytest.raises(ValueError, match=f"batch_size={size}"):
+                callback((X, Y), batch_size=size)
+        for data, message in [(iter([(X, Y)]), "what can be read again"), ((X[:0], Y[:0]), "holds no examples")]:
+            with pytest.raises(ValueError, match=message):
+                callback(data)
     for rule in (None, keras_sam.MSAM(), keras_sam.LookSAM()):
         callback = InnerMaximization((X, Y), rule)
         callback.set_model(keras.Sequential())

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import resource
+import shutil
 
 import keras
 import numpy as np
@@ -77,6 +78,55 @@ def test_a_restart_without_a_second_pass_has_the_optimizers_state_too(tmp_path, 
     resumed = fit(made(**options), keras_sam.callbacks.BackupAndRestore(folder, 4))
     for got, expected in zip(resumed, fit(made(**options)), strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+class CrashAtOnce(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("cls", [keras.Model, keras_sam.SAMModel])
+@pytest.mark.parametrize(
+    "again", [CrashAtOnce(), Crash(1, 3), Crash(1, 5), Crash(1, 7)], ids=["no epoch", "left out", "last", "trained on"]
+)
+def test_an_interrupted_restart_leaves_the_model_as_it_was(tmp_path, again, cls):
+    """The next `fit`, without the callback, has all of its epochs and all of its updates."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(made(cls=cls), keras_sam.callbacks.BackupAndRestore(tmp_path / "backup", 6), Crash(1, 7))
+    model = made(cls=cls)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, keras_sam.callbacks.BackupAndRestore(tmp_path / "backup", 6), again)
+    before, history = int(model.optimizer.iterations), keras.callbacks.History()
+    assert before == (18 if again.__dict__.get("at") == (1, 7) else 16)
+    fit(model, history)
+    assert history.epoch == [0, 1]
+    assert int(model.optimizer.iterations) == before + 20
+
+
+def test_a_restart_without_an_epoch_or_a_batch_to_train_on_leaves_the_model_as_it_was(tmp_path):
+    """`fit` ends in the epoch of the backup, or its data have become fewer than were trained on."""
+    x, y = (a.astype("float32") for a in data(40))
+    for epochs, rows in [(1, 40), (2, 16)]:
+        with pytest.raises(KeyboardInterrupt):
+            fit(made(), keras_sam.callbacks.BackupAndRestore(tmp_path / "backup", 6), Crash(1, 7))
+        model, backup = made(), keras_sam.callbacks.BackupAndRestore(tmp_path / "backup", 6)
+        model.fit(x[:rows], y[:rows], batch_size=4, epochs=epochs, shuffle=False, verbose=0, callbacks=[backup])
+        assert int(model.optimizer.iterations) == 16
+        history = keras.callbacks.History()
+        fit(model, history)
+        assert history.epoch == [0, 1]
+        assert int(model.optimizer.iterations) == 36
+
+
+def test_a_callback_that_is_used_again_counts_from_the_start(tmp_path):
+    """With no backup left, where an interrupted epoch had one."""
+    backup = keras_sam.callbacks.BackupAndRestore(tmp_path / "backup", 6)
+    with pytest.raises(KeyboardInterrupt):
+        fit(made(), backup, Crash(0, 7))
+    shutil.rmtree(tmp_path / "backup")
+    with pytest.raises(KeyboardInterrupt):
+        fit(made(), backup, Crash(0, 7))
+    assert sorted(os.listdir(tmp_path / "backup")) == ["0-6.seeds.npz", "0-6.weights.h5"]
 
 
 @contextlib.contextmanager

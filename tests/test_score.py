@@ -95,10 +95,32 @@ def test_the_ends_of_the_score():
     assert generalization_score(HYPERPARAMETERS["depth"], gap, HYPERPARAMETERS) == 0
 
 
+def test_equal_hyperparameters_are_one_value():
+    """Whatever their types; lists, arrays and NaN are values like others."""
+    gap = np.random.default_rng(0).normal(size=24).round(1)
+    measure = gap + np.random.default_rng(1).normal(size=24)
+    expected = generalization_score(measure, gap, HYPERPARAMETERS)
+    for one, four in [(1, 4), (True, 4), (np.float32(1), "4"), ([1], [4.0]), (np.ones(2), np.zeros(2))]:
+        ones, fours = itertools.cycle([one, _float(one)]), itertools.cycle([four, _float(four)])
+        width = [next(ones if w == 1 else fours) for w in HYPERPARAMETERS["width"]]
+        assert generalization_score(measure, gap, {**HYPERPARAMETERS, "width": width}) == expected
+    width = np.where(np.array(HYPERPARAMETERS["width"]) == 1, np.nan, 4)
+    assert generalization_score(measure, gap, {**HYPERPARAMETERS, "width": width}) == expected
+
+
+def _float(value):
+    if isinstance(value, list):
+        return [float(v) for v in value]
+    return float(value) if isinstance(value, int | np.float32) else value
+
+
 def test_the_score_of_bad_input():
     gap = np.arange(24.0)
     for measure, gaps, hyperparameters, message in [
         (gap[1:], gap, HYPERPARAMETERS, "one a model"),
+        (gap[:, None], gap, HYPERPARAMETERS, r"`measure` of shape \(24, 1\)"),
+        (gap, np.stack([gap, gap]), HYPERPARAMETERS, r"`gap` of shape \(2, 24\)"),
+        (1.0, gap, HYPERPARAMETERS, r"`measure` of shape \(\)"),
         (gap, gap, {"depth": HYPERPARAMETERS["depth"]}, "two at least"),
         (np.where(gap == 3, np.nan, gap), gap, HYPERPARAMETERS, "not finite"),
         (gap, np.zeros(24), HYPERPARAMETERS, "no order of gaps"),

@@ -253,6 +253,35 @@ def test_the_error_rate(kind):
     assert found[0] == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["one-hot", "focal", "sparse", "sparse, with an axis"])
+def test_the_error_rate_along_the_axis_of_the_loss(kind):
+    """Classes before positions, as in images with channels first; of 3 classes at 5 positions."""
+    if BACKEND != "torch" and "sparse" in kind:
+        pytest.skip("Keras takes no other axis than the last one there.")
+    loss = {"one-hot": "CategoricalCrossentropy", "focal": "CategoricalFocalCrossentropy"}
+    loss = getattr(keras.losses, loss.get(kind, "SparseCategoricalCrossentropy"))(axis=1, from_logits=True)
+    inputs = keras.Input((3, 5))
+    model = keras.Model(inputs, layers.Dense(5)(inputs))
+    model.compile(loss=loss)
+    random = np.random.default_rng(0)
+    x, labels = random.normal(size=(7, 3, 5)).astype("float32"), random.integers(0, 3, (7, 5))
+    y = labels[:, None] if kind.endswith("axis") else labels if "sparse" in kind else np.eye(3)[labels].swapaxes(1, 2)
+    kernel, bias = weights_of(model)
+    found = Objective(model, (x, y), batch_size=4).here()
+    assert found[1] == pytest.approx(np.mean((x @ kernel + bias).argmax(1) != labels), abs=1e-7)
+    assert found[0] == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-6)
+
+
+def test_the_error_rate_of_a_loss_that_takes_indices_by_another_name():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, layers.Dense(4, "softmax")(inputs))
+    model.compile(loss=keras.losses.CategoricalGeneralizedCrossEntropy())
+    x, labels = X.astype("float32"), np.random.default_rng(0).integers(0, 4, len(X))
+    kernel, bias = weights_of(model)
+    expected = pytest.approx(np.mean((x @ kernel + bias).argmax(-1) != labels), abs=1e-7)
+    assert Objective(model, (x, labels), batch_size=6).here()[1] == expected
+
+
 def test_whatever_evaluate_takes():
     """Dictionaries, sample weights, and objects that make batches; each as `evaluate` has it."""
 
@@ -365,10 +394,14 @@ def frozen():
     return model, (X, Y)
 
 
-def compiled(data):
+def compiled(data, loss="mse"):
     model = tanh_net(keras.Model)
-    model.compile(loss="mse")
+    model.compile(loss=loss)
     return model, data
+
+
+def reduced(reduction):
+    return compiled((X, Y), [keras.losses.MeanSquaredError(reduction=reduction)])
 
 
 class Counting(keras.utils.PyDataset):
@@ -399,11 +432,27 @@ class Endless(keras.utils.PyDataset):
     num_batches = None
 
 
+class Empty(keras.utils.PyDataset):
+    """Which is not known before it is read."""
+
+    def __len__(self):
+        return 0
+
+
 BAD = {
     "is not compiled": uncompiled,
     "is not built": unbuilt,
     "no trainable weights": frozen,
     "holds no examples": lambda: compiled((X[:0], Y[:0])),
+    "`data` holds no examples": lambda: compiled(Empty()),
+    "Received `data` without labels for": lambda: compiled((X,)),
+    r"whose loss is 'mse'; expected `\(x, y\)`": lambda: compiled(X),
+    "batch_size=0": lambda: (*compiled((X, Y)), {"batch_size": 0}),
+    "batch_size=2.5": lambda: (*compiled((X, Y)), {"batch_size": 2.5}),
+    "batch_size=None": lambda: (*compiled((X, Y)), {"batch_size": None}),
+    "`reduction='sum'`": lambda: reduced("sum"),
+    "`reduction='none'`": lambda: reduced("none"),
+    "`reduction=None`": lambda: reduced(None),
     "is nan, of which": lambda: compiled((X * np.nan, Y)),
     "what can be read again": lambda: compiled(batch for batch in [(X, Y)]),
     "Received a NoneType": lambda: compiled(None),
@@ -420,6 +469,26 @@ def test_bad_input_says_what_to_do(message):
     model, given, *options = BAD[message]()
     with pytest.raises(ValueError, match=message):
         sharpness.hessian_eigenvalues(model, given, **(options[0] if options else {}), **SILENT)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "mean_with_sample_weight"])
+def test_other_means_are_measured(net, reduction):
+    expected = Objective(net, (X, Y), 5).here()[0]
+    net.compile(loss=keras.losses.MeanSquaredError(reduction=reduction, dtype="float64"))
+    assert Objective(net, (X, Y), 5).here()[0] == pytest.approx(expected, rel=RTOL)
+
+
+def test_a_compute_loss_of_ones_own_may_need_no_labels():
+    class Autoencoder(keras.Model):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return super().compute_loss(x, x, y_pred, sample_weight, training)
+
+    inputs = keras.Input((3,))
+    model = Autoencoder(inputs, layers.Dense(3)(inputs))
+    model.compile(loss="mse")
+    x = X.astype("float32")
+    kernel, bias = weights_of(model)
+    assert Objective(model, (x,)).here()[0] == pytest.approx(np.mean((x @ kernel + bias - x) ** 2), rel=1e-5)
 
 
 def test_other_bad_input_says_what_to_do():

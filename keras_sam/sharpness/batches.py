@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+EMPTY = "holds no examples; expected one batch at least."
+
 
 def num_examples(batch):
     """The number of rows of a batch."""
@@ -46,8 +48,21 @@ def _parts(group, size):
     return [rows(group, start, start + size) for start in range(0, num_examples(group), size)]
 
 
-def check(data):
-    """Raise a `ValueError` for data that cannot be read again and again, to their end."""
+def class_axis(y, y_pred):
+    """The axis of predictions that labels, indices of classes, do not have: the last one where it may be several."""
+    # From the shapes, since Keras keeps that of a sparse loss to itself.
+    shape = list(y_pred.shape)
+    for axis in reversed(range(1, len(shape))):
+        # Labels may have an axis of 1 in place of the classes.
+        if [n for n in shape[:axis] + shape[axis + 1 :] if n != 1] == [n for n in y.shape if n != 1]:
+            return axis
+    return -1
+
+
+def check(data, batch_size):
+    """Raise a `ValueError` for data that cannot be read again and again, to their end, in batches of that size."""
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"Received `batch_size={batch_size!r}`; expected an integer of at least 1.")
     name = type(data).__name__
     if data is None or (not isinstance(data, (tuple, list)) and hasattr(data, "__next__")):
         raise ValueError(
@@ -59,4 +74,18 @@ def check(data):
     if endless or (isinstance(data, keras.utils.PyDataset) and data.num_batches is None):
         raise ValueError(
             f"Received a {name} that goes on for ever; expected one with an end, such as `dataset.take(…)`."
+        )
+    shapes = [tuple(getattr(a, "shape", ())) for a in keras.tree.flatten(data)]
+    if any(shape[:1] == (0,) for shape in shapes):
+        raise ValueError(f"Received arrays of the shapes {shapes} for `data`, which {EMPTY}")
+
+
+def check_labels(model, y):
+    """Raise a `ValueError` for a batch without the labels that the compiled loss is of."""
+    losses = [loss for loss in keras.tree.flatten(model.loss) if loss is not None]
+    # A `compute_loss` of one's own may find them elsewhere.
+    if y is None and losses and type(model).compute_loss is keras.Model.compute_loss:
+        raise ValueError(
+            f"Received `data` without labels for `{model.name}`, whose loss is {losses[0]!r}; expected `(x, y)`. "
+            "Compile a model that has its loss from `add_loss` with `loss=None`."
         )

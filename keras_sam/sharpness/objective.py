@@ -28,12 +28,13 @@ class Objective:
         verbose: `0` is silent, `1` a progress bar. Defaults to `0`.
 
     Raises:
-        ValueError: If the model is not compiled or not built, or if the data can be read only once.
+        ValueError: If the model is not compiled or not built, if its loss is no mean over the examples, if the data can
+            be read only once or have no labels, or if an argument is none of these.
     """
 
     def __init__(self, model, data, batch_size=32, training=False, verbose=0):
         _check_model(model)
-        batches.check(data)
+        batches.check(data, batch_size)
         self.model, self.training, self.verbose = model, training, verbose
         self._data, self._batch_size = data, batch_size
         self._progress, self._has_evaluated = None, False
@@ -69,7 +70,7 @@ class Objective:
             count += batches.num_examples(batch)
             yield batch
         if not count:
-            raise ValueError("`data` holds no examples; expected one batch at least.")
+            raise ValueError(f"`data` {batches.EMPTY}")
 
     def mean_over_groups(self, function, m=None):
         """The mean over all examples of `function(group)`, an array of floats, for groups of `m` examples.
@@ -173,6 +174,7 @@ class Objective:
 
     def evaluate(self, weights, state, x, y, sample_weight):
         """Loss and predictions of a batch of tensors."""
+        batches.check_labels(self.model, y)
         weights, state = zip(self.model.trainable_variables, weights), zip(self.model.non_trainable_variables, state)
         with backend.random_state_kept(), Scope(weights, state):
             y_pred = self.model(x, training=self.training)
@@ -214,13 +216,13 @@ def _is_wrong(model, labels):
             return ops.not_equal(ops.cast(ops.reshape(y, ops.shape(y_pred)), y_pred.dtype) > 0.5, y_pred > threshold)
 
         return is_wrong_side
-    sparse = "sparse" in name.lower()
+    has_indices = "sparse" in name.lower() or "generalized" in name.lower()
 
     def is_wrong(y, y_pred):
         y, y_pred = (keras.tree.flatten(a)[0] for a in (y, y_pred))
-        predicted = ops.argmax(y_pred, -1)
-        # Labels may have a last axis of 1.
-        classes = ops.reshape(y, ops.shape(predicted)) if sparse else ops.argmax(y, -1)
+        axis = batches.class_axis(y, y_pred) if has_indices else getattr(loss, "axis", -1)
+        predicted = ops.argmax(y_pred, axis)
+        classes = ops.reshape(y, ops.shape(predicted)) if has_indices else ops.argmax(y, axis)
         return ops.not_equal(predicted, ops.cast(classes, predicted.dtype))
 
     return is_wrong
@@ -240,3 +242,9 @@ def _check_model(model):
         )
     if not model.trainable_variables:
         raise ValueError(f"`{model.name}` has no trainable weights. Unfreeze a layer (`layer.trainable = True`).")
+    for loss in keras.tree.flatten(model.loss):
+        if getattr(loss, "reduction", "mean") in ("sum", "none", None):
+            raise ValueError(
+                f"The {type(loss).__name__} of `{model.name}` has `reduction={loss.reduction!r}`, which depends on the "
+                "size of a batch. Compile the model with a mean over the examples, `reduction='sum_over_batch_size'`."
+            )

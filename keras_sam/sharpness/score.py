@@ -27,8 +27,8 @@ def generalization_score(measure, gap, hyperparameters):
         Float in [0, 1].
 
     Raises:
-        ValueError: If the lengths differ, a number is not finite, there are fewer than two hyperparameters, or two of
-            them determine the order of the gaps.
+        ValueError: If the lengths differ, an array is not flat, a number is not finite, there are fewer than two
+            hyperparameters, or two of them determine the order of the gaps.
 
     Example:
 
@@ -41,6 +41,12 @@ def generalization_score(measure, gap, hyperparameters):
     [Jiang et al., 2020](https://arxiv.org/abs/2012.07976).
     """
     measure, gap = np.asarray(measure, "float64"), np.asarray(gap, "float64")
+    for name, values in [("measure", measure), ("gap", gap)]:
+        if values.ndim != 1:
+            raise ValueError(
+                f"Received a `{name}` of shape {values.shape}; expected one number a model, of shape (models,), as "
+                "`np.ravel` makes of a column."
+            )
     count = len(measure)
     lengths = {"gap": len(gap), **{name: len(values) for name, values in hyperparameters.items()}}
     wrong = {name: length for name, length in lengths.items() if length != count}
@@ -55,15 +61,20 @@ def generalization_score(measure, gap, hyperparameters):
         )
     first, second = np.nonzero(~np.eye(count, dtype=bool))
     measure_rises, gap_rises = measure[first] > measure[second], gap[first] > gap[second]
-    codes = {
-        name: np.unique([repr(v) for v in values], return_inverse=True)[1] for name, values in hyperparameters.items()
-    }
+    codes = {name: _codes(values) for name, values in hyperparameters.items()}
     scores = []
     for names in itertools.combinations(codes, 2):
         conditions = np.stack([codes[name][side] for name in names for side in (first, second)], -1)
         _, cell = np.unique(conditions, axis=0, return_inverse=True)
         scores.append(_normalized_information(measure_rises, gap_rises, cell.ravel()))
     return float(min(scores))
+
+
+def _codes(values):
+    """For each value the place of the first that is equal: lists cannot be hashed, nor NaN be equal to itself."""
+    values = [v.tolist() if hasattr(v, "tolist") else v for v in values]
+    values = ["NaN" if isinstance(v, float) and v != v else v for v in values]
+    return np.array([values.index(v) for v in values])
 
 
 def _normalized_information(a, b, cell):
