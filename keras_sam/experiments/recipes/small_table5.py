@@ -3,8 +3,8 @@
 A pre-activation ResNet-8 of 78,000 weights, long enough that plain training fits its training set. Choose ρ first
 (`keras-sam grid small-table5 --method sam --method sam-m-32 --tune rho --seeds 3`), then `--tuned`. Three to
 five minutes a run of SAM on one core. Expect errors of 19 to 21 % for 38 where labels are wrong; with flip and crop
-SGD is ahead there, with 17 for 21. On clean images expect 13.9 for 14.2 without augmentation, 13.4 for 11.7 with
-flip and crop, 16.2 for 12.6 with Cutout as well.
+SGD is ahead there, with 17 for 21. On clean images expect 13.9 (12.8 with m = 32) for 14.2 without
+augmentation, 13.4 for 11.7 with flip and crop, 16.2 for 12.6 with Cutout as well.
 
 The rows `60000/none` and `60000/basic` take all images and twice the width, half an hour to an hour a run of SAM.
 Without augmentation expect 7.0 for 7.1.
