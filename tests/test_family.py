@@ -301,12 +301,19 @@ def test_msam_knows_each_weights_own_momentum_after_some_are_frozen(optimizer):
     assert np.abs(to_numpy(kernel)).max() > 0
 
 
+class ExactDense(layers.Dense):
+    """Without a matrix product, which Keras computes in float32 on torch."""
+
+    def call(self, x):
+        return ops.sum(x[:, :, None] * self.kernel, axis=1) + self.bias
+
+
 @pytest.mark.skipif(BACKEND == "jax", reason="there Keras refuses an optimizer of more variables than are trained")
 @pytest.mark.usefixtures("float64")
 def test_each_weight_has_its_own_state_after_some_are_frozen():
     """Without another `compile`, as plain Keras trains on; the weights that are frozen come first."""
     inputs = keras.Input((3,))
-    frozen, last = layers.Dense(2, "tanh"), layers.Dense(2)
+    frozen, last = layers.Dense(2, "tanh"), ExactDense(2)
     model, rule = SAMModel(inputs, last(frozen(inputs))), FriendlySAM(0.1, sigma=0.75, decay=0.5)
     model.compile(keras.optimizers.SGD(1.0), keras.losses.MeanSquaredError(dtype="float64"), sam=rule, **EAGERLY)
     x, y = data(8)
@@ -321,8 +328,8 @@ def test_each_weight_has_its_own_state_after_some_are_frozen():
 
     applied, kept = reference.friendly_sam(gradient_at, w, 0.1, 0.75, 0.5, kept)
     model.train_on_batch(x, y)
-    np.testing.assert_allclose(flat(values_of(last.variables)), w - applied, **FLOAT64)
-    np.testing.assert_allclose(flat(values_of(rule_state.read(model)[0])), kept, **FLOAT64)
+    np.testing.assert_allclose(flat(values_of(last.variables)), w - applied, rtol=1e-9)
+    np.testing.assert_allclose(flat(values_of(rule_state.read(model)[0])), kept, rtol=1e-9)
     assert np.abs(kept).max() > 0
 
 
