@@ -88,6 +88,13 @@ def test_models_of_other_tasks_are_refused(model, outputs, loss):
         analysis.examples(net, "digits", "train", 5, "unit", 5)
 
 
+def test_more_eigenvalues_than_weights_are_refused_before_anything_is_measured(model, monkeypatch):
+    monkeypatch.setattr(analysis.sharpness, "sharpness", lambda *_, **__: pytest.fail("measured before the check"))
+    data = analysis.examples(model, "digits", "train", 8, "unit", 4)
+    with pytest.raises(ValueError, match="Received `k=100000`"):
+        analysis.run(model, data, rho=(0.1,), m=None, k=100_000, order=4, points=3, seed=0, verbose=0)
+
+
 def test_bad_input_says_what_to_do(model, tmp_path):
     model.save_weights(tmp_path / "net.weights.h5")
     uncompiled = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10)])

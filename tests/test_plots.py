@@ -94,6 +94,11 @@ def test_spectra_share_their_axes_and_say_their_eigenvalues():
     assert r"\lambda_5" not in texts[3]
 
 
+def test_a_spectrum_without_a_fifth_eigenvalue_has_no_ratio():
+    (axes,) = plots.spectra({"SGD": [("", density(1.0), [1.0, 0.0, 0.0, 0.0, 0.0])]}).axes
+    assert r"\lambda_5" not in axes.texts[0].get_text()
+
+
 def test_the_step_of_sam_is_its_formula():
     """f = 0.3 x² + 2 y² at (−2, 0.2), ρ = 0.6, lr 0.3: ε = 0.6 (−1.2, 0.8) / ‖·‖."""
     axes = plots.sam_step().axes[0]

@@ -12,6 +12,7 @@ from keras_sam.experiments.data import load
 
 # For their layers, which a saved model may hold.
 from keras_sam.experiments.models import frozen_statistics, shake  # noqa: F401
+from keras_sam.sharpness.hessian import check_count
 from keras_sam.sharpness.objective import Objective
 
 RHOS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -87,6 +88,7 @@ def examples(model, name, split, num_examples, scale, batch_size, **options):
 def run(model, data, rho, m, k, order, points, seed, verbose=1):
     """All measures of a model over data; a dict, with a `Density` and a `Surface`."""
     objective = Objective(model, data)
+    check_count("k", k, objective)
     loss, error = objective.here()
     sharp = sharpness.sharpness(model, data, list(rho), m, verbose=verbose)
     eigenvalues = sharpness.hessian_eigenvalues(model, data, k, seed=seed, verbose=verbose)
@@ -150,7 +152,7 @@ def table(content, title):
     shown.add_row("error rate", f"{content['error']:.2%}")
     eigenvalues = content["eigenvalues"]
     shown.add_row("λ_max of the Hessian", f"{eigenvalues[0]:.4g}")
-    if len(eigenvalues) > 4:
+    if len(eigenvalues) > 4 and eigenvalues[4]:
         shown.add_row("λ_max / λ_5", f"{eigenvalues[0] / eigenvalues[4]:.3g}")
     shown.add_row("trace", f"{content['trace']['value']:.4g} ± {content['trace']['standard_error']:.2g}")
     rows = zip(content["rho"], content["sharpness_of_loss"], content["sharpness_of_error"])

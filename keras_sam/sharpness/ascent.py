@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_sam.rules import ASAM, SAM
+from keras_sam.rules.checks import check_not_negative
 from keras_sam.rules.step import moved
 from keras_sam.sharpness.hessian import Estimate
 from keras_sam.sharpness.objective import Objective
@@ -72,7 +73,7 @@ def sharpness(
         )
     if np.size(rho) == 0:
         raise ValueError("Received an empty list for `rho`; expected one radius at least.")
-    radii = [float(r) for r in np.atleast_1d(rho)]
+    radii = list(rho) if np.ndim(rho) else [rho]
     rules = [ASAM(r) if adaptive else SAM(r, p, ascent_steps=ascent_steps) for r in radii]
     objective = Objective(model, data, batch_size, training, verbose)
     objective.expect()
@@ -141,8 +142,7 @@ def average_sharpness(model, data, sigma, num_samples=10, batch_size=32, seed=0,
     Reference: [Foret et al., 2021](https://arxiv.org/abs/2010.01412), appendix A.1;
     [Jiang et al., 2019](https://arxiv.org/abs/1912.02178).
     """
-    if not 0 <= sigma < np.inf:
-        raise ValueError(f"Received `sigma={sigma}`; expected a finite standard deviation of at least 0.")
+    sigma = check_not_negative(sigma, "sigma", "the standard deviation of the noise")
     if not isinstance(num_samples, int | np.integer) or num_samples < 1:
         raise ValueError(f"Received `num_samples={num_samples!r}`; expected an integer of at least 1.")
     objective = Objective(model, data, batch_size, verbose=verbose)

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import linalg
 from scipy.sparse import linalg as sparse_linalg
 
+from keras_sam.rules.checks import check_not_negative
 from keras_sam.sharpness.objective import Objective
 
 
@@ -63,6 +64,7 @@ def hessian_eigenvalues(model, data, k=5, which="LA", tolerance=1e-3, batch_size
     objective = Objective(model, data, batch_size, verbose=verbose)
     if which not in ("LA", "SA", "LM"):
         raise ValueError(f"Received `which={which!r}`; expected 'LA', 'SA' or 'LM'.")
+    check_not_negative(tolerance, "tolerance", "the relative accuracy of the eigenvalues")
     check_count("k", k, objective)
     objective.expect()
     objective.here()

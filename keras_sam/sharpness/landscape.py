@@ -113,6 +113,7 @@ def loss_surface(
         raise ValueError(f"Received `dimensions={dimensions!r}`; expected 1, a line, or 2, a plane.")
     if not isinstance(num_points, int | np.integer) or num_points < 2:
         raise ValueError(f"Received `num_points={num_points!r}`; expected an integer of at least 2.")
+    _check_span(span)
     objective = Objective(model, data, batch_size, training, verbose)
     if other is not None:
         _check_same(model, other)
@@ -175,6 +176,12 @@ def _orthogonal(direction, first):
     share = _dot(direction, first) / length
     rest = [d - share * f for d, f in zip(direction, first)]
     return [d * np.sqrt(length / _dot(rest, rest)) for d in rest]
+
+
+def _check_span(span):
+    numbers = np.ravel([0.0, 1.0] if span is None else span)
+    if len(numbers) != 2 or numbers.dtype.kind not in "iuf" or not -np.inf < numbers[0] < numbers[1] < np.inf:
+        raise ValueError(f"Received `span={span!r}`; expected a pair of finite numbers, the smaller one first.")
 
 
 def _check_same(model, other):

@@ -137,7 +137,7 @@ def spectra(columns):
             if eigenvalues is not None:
                 axes.axvline(eigenvalues[0], color="0.6", linewidth=0.8, linestyle="--", zorder=0)
                 text += f"\n$\\lambda_{{\\max}}$ = {eigenvalues[0]:.3g}"
-                if len(eigenvalues) > 4:
+                if len(eigenvalues) > 4 and eigenvalues[4]:
                     text += f"\n$\\lambda_{{\\max}} / \\lambda_5$ = {eigenvalues[0] / eigenvalues[4]:.2f}"
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
             axes.text(0.97, 0.95, text, transform=axes.transAxes, ha="right", va="top", bbox=box)
