@@ -35,7 +35,7 @@ def test_rho_is_chosen_on_a_tenth_of_the_training_set():
 
 
 def test_what_was_tuned_is_taken_up_with_seeds_that_are_fresh(tmp_path):
-    row, rhos = "clean/none", (0.05, 0.1, 0.2)
+    row, rhos = "clean/none", (0.05, 0.1, 0.2, 0.5)
     tuning = grid.expand("small-table5", [row], ["sam"], 2, tune="rho")
     assert [(run.seed, run.rho) for run in tuning] == [(seed, rho) for seed in (100, 101) for rho in rhos]
     # The second seed turns the order of the first around.
@@ -43,16 +43,18 @@ def test_what_was_tuned_is_taken_up_with_seeds_that_are_fresh(tmp_path):
         (100, 0.05): 0.20,
         (100, 0.1): 0.18,
         (100, 0.2): 0.19,
+        (100, 0.5): 0.30,
         (101, 0.05): 0.20,
         (101, 0.1): 0.25,
         (101, 0.2): 0.2,
+        (101, 0.5): 0.30,
     }
     for number, run in enumerate(tuning):
         path = run.path(tmp_path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"result": {"validation_error": errors[run.seed, run.rho]}}))
         if number == len(tuning) - 2:
-            with pytest.raises(ValueError, match=r"found \[2, 2, 1\].*--method sam --tune rho"):
+            with pytest.raises(ValueError, match=r"found \[2, 2, 2, 1\].*--method sam --tune rho"):
                 grid.expand("small-table5", [row], ["sam"], tuned=tmp_path)
     # A method that is about one ρ keeps it, and so does one with a schedule.
     found = grid.expand("small-table5", [row], ["sam", "rho-0.05", "m-32-control", "sgd"], tuned=tmp_path)

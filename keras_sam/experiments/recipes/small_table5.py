@@ -19,7 +19,13 @@ TITLE = "Fashion-MNIST, 5,000 images"
 AUGMENTATIONS = ("none", "basic", "basic+cutout")
 # By noise: what SGD needs to fit the training set.
 EPOCHS = {0.0: 40, 0.4: 20}
-RHOS = {0.0: (0.05, 0.1, 0.2), 0.4: (0.05, 0.1, 0.2, 0.5)}
+# Where a network has not fitted its labels a smaller ρ is the better one.
+RHOS = {
+    (0.0, "none"): (0.05, 0.1, 0.2, 0.5),
+    (0.4, "none"): (0.05, 0.1, 0.2, 0.5, 1.0),
+    (0.0, "basic"): (0.02, 0.05, 0.1, 0.2),
+    (0.4, "basic"): (0.02, 0.05, 0.1, 0.2, 0.5),
+}
 
 METHODS = {
     "sam": Method(SAM(0.1)),
@@ -46,7 +52,7 @@ ROWS = {
         learning_rate=0.1,
         weight_decay=0.0005,
         methods=METHODS,
-        rhos=RHOS[noise],
+        rhos=RHOS[noise, augmentation.split("+")[0]],
     )
     for noise, epochs in EPOCHS.items()
     for augmentation in AUGMENTATIONS
