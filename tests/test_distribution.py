@@ -234,13 +234,18 @@ def trained_by_twin(twin, weights, batches, replicas):
     return w
 
 
-def trained_on_replicas(strategy, rule, x, y, epochs=1, **options):
+def fitted_on_replicas(strategy, rule, x, y, epochs=1, **options):
     with strategy.scope():
         model = tanh_net()
         loss = keras.losses.MeanSquaredError(dtype="float64")
         model.compile(keras.optimizers.SGD(0.125, momentum=0.75), loss, sam=rule, **options)
     weights = [v.numpy() for v in model.trainable_variables]
     model.fit(x, y, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
+    return weights, model
+
+
+def trained_on_replicas(*arguments, **options):
+    weights, model = fitted_on_replicas(*arguments, **options)
     return weights, flat([v.numpy() for v in model.trainable_variables])
 
 
@@ -254,6 +259,26 @@ def test_every_rule_on_replicas_is_the_mean_of_what_numpy_does_on_each(mirrored,
         list(zip(np.split(x_, replicas), np.split(y_, replicas))) for x_, y_ in zip(np.split(x, 5), np.split(y, 5))
     ]
     np.testing.assert_allclose(got, trained_by_twin(twin, weights, batches, replicas), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("rule", "m", "m_of_one"),
+    [
+        *((rule, *m) for rule in (keras_sam.FriendlySAM, keras_sam.LookSAM) for m in [(None, 4), (2, 2)]),
+        (keras_sam.FriendlySAM, "global", None),
+    ],
+)
+def test_what_a_rule_keeps_is_the_same_on_one_device(mirrored, rule, m, m_of_one):
+    """So that training goes on with another number of replicas."""
+    kept = []
+    for strategy, number in [(mirrored(2), m), (tf.distribute.get_strategy(), m_of_one)]:
+        keras.utils.set_random_seed(1)
+        _, model = fitted_on_replicas(strategy, rule(0.1, m=number), *data())
+        kept.append([v.numpy() for v in model.optimizer.variables if "keras_sam" in v.name])
+    assert len(kept[1]) == 4
+    for got, want in zip(*kept, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
 
 
 def sam_twin(gradient_at, w, *rest):

@@ -153,7 +153,10 @@ def train_step(model, sharpness, data):
     _build(model, batch.x)
     rule, optimizer, variables = model.sam, model.optimizer, model.trainable_variables
     several, share = replicas.num_replicas() > 1, replicas.share(batch)
+    # A replica's gradient is that of its part of the mean loss; what a rule keeps has the units of the whole gradient.
+    units = 1 if rule.m == "global" else replicas.num_replicas()
     step = step_of(model)._replace(share=tf.distribute.get_replica_context().replica_id_in_sync_group * _SHARES)
+    step = step._replace(state=keras.tree.map_structure(lambda value: value / units, step.state))
     scale = loss_scale(optimizer)
     result = sam_gradient(
         model,
@@ -176,7 +179,8 @@ def train_step(model, sharpness, data):
     for variable, value in result.updates:
         variable.assign(value)
     optimizer.apply_gradients(zip(result.gradient, variables))
-    for variable, value in rule_state.updates(model, result.state, scale):
+    kept = keras.tree.map_structure(lambda value: value * units, result.state)
+    for variable, value in rule_state.updates(model, kept, scale):
         variable.assign(value)
     return track(model, sharpness, result, batch, step, scale)
 
