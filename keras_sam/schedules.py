@@ -1,5 +1,7 @@
 """Schedules of ρ that `keras.optimizers.schedules` does not have."""
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -59,8 +61,9 @@ class LinkedToLearningRate(checks.Schedule):
         learning_rate: The optimizer's `keras.optimizers.schedules.LearningRateSchedule`. With
             `gradient_accumulation_steps`, where Keras's learning rate counts batches and ρ updates, one of updates.
         lr_min: Float, the lowest learning rate. Defaults to `0.0`.
-        lr_max: Float, the highest learning rate. Defaults to `None`: `warmup_target` or `initial_learning_rate`
-            of the schedule, or the largest of its `values`.
+        lr_max: Float, the highest learning rate. Defaults to `None`: the largest of `warmup_target`,
+            `initial_learning_rate`, `end_learning_rate` and `values` of the schedule. One that grows by a factor, or
+            has none of these, needs it.
 
     Raises:
         ValueError: If an argument is none of these, or if the schedule does not say what its highest value is.
@@ -87,7 +90,8 @@ class LinkedToLearningRate(checks.Schedule):
             )
         self.learning_rate = learning_rate
         self.lr_min = checks.check_not_negative(lr_min, "lr_min", "the lowest learning rate")
-        self.lr_max = _highest(learning_rate) if lr_max is None else lr_max
+        highest = _highest(learning_rate) if lr_max is None else lr_max
+        self.lr_max = checks.check_not_negative(highest, "lr_max", "the highest learning rate")
         if not self.lr_max > self.lr_min:
             raise ValueError(
                 f"Received `lr_min={self.lr_min}` and `lr_max={self.lr_max}` (of `learning_rate={learning_rate!r}`); "
@@ -109,10 +113,18 @@ class LinkedToLearningRate(checks.Schedule):
 
 
 def _highest(schedule):
-    config = schedule.get_config()
-    values = [config.get("warmup_target"), config.get("initial_learning_rate"), max(config.get("values") or [0])]
-    highest = max(float(v) for v in values if v is not None)
-    if not highest:
+    """The highest learning rate, which the configs of Keras's schedules tell unless they grow."""
+    try:
+        config = schedule.get_config()
+    except NotImplementedError:  # a schedule of one's own need not have one
+        config = {}
+    names = "warmup_target", "initial_learning_rate", "end_learning_rate"
+    values = [config.get(name) for name in names] + list(config.get("values") or [])
+    grows = any(config.get(name, 0) > 1 for name in ("alpha", "m_mul"))
+    if isinstance(schedule, keras.optimizers.schedules.ExponentialDecay):
+        grows = schedule.decay_rate > 1
+    highest = max((v for v in values if isinstance(v, numbers.Real)), default=0)
+    if grows or not highest:
         raise ValueError(
             f"`learning_rate={schedule!r}` does not say what its highest value is; expected `lr_max=…` as well."
         )

@@ -317,8 +317,10 @@ def test_weights_in_shards_have_the_norm_of_all_of_them(rule):
         model = tanh_net(rule)
         weights = values_of(model.trainable_variables)
         model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
-    kernel = model.trainable_variables[0].value
-    assert {shard.data.shape for shard in kernel.addressable_shards} == {(3, 2)}
+    kernel = model.trainable_variables[0]
+    # The optimizer's momentum, and what the rule keeps, as well.
+    for variable in [kernel, *(v for v in model.optimizer.variables if v.shape == kernel.shape)]:
+        assert {shard.data.shape for shard in variable.value.addressable_shards} == {(3, 2)}, variable.path
     expected = tanh_net(rule)
     expected.set_weights(weights)
     expected.fit(x, y, batch_size=8, shuffle=False, verbose=0)
@@ -409,13 +411,17 @@ def test_a_rule_or_a_model_that_the_devices_cannot_train_is_refused_before_the_f
         pytest.raises(ValueError, match=r"rho=0.1\)` under ModelParallel.*`m='global'`.*DataP"),
     ):
         tanh_net(keras_sam.SAM(0.1))
-    model = tanh_net("sam")
+    model, before = tanh_net("sam"), keras.metrics.MeanAbsoluteError()
     with data_parallel(2):
         with pytest.raises(
             ValueError, match=r"`dense.*/kernel` of `.*` was made before DataParallel.*set_distribution"
         ):
             model.compile("sgd", "mse")
         with pytest.raises(ValueError, match=r"was made before DataParallel"):
+            model.fit(*data(8), verbose=0)
+        model = tanh_net("sam")
+        model.compile("adamw", "mse", metrics=[before])
+        with pytest.raises(ValueError, match=r"`mean_absolute_error/.*` of `.*` was made before DataParallel"):
             model.fit(*data(8), verbose=0)
         model, total = tanh_net("sam"), keras.losses.MeanSquaredError(reduction="sum")
         with pytest.raises(ValueError, match=r"averages over devices, but MeanSquaredError adds up.*`m='global'`"):
@@ -431,12 +437,24 @@ def test_batches_that_the_devices_cannot_share_evenly_are_refused():
         for options, rows in [({"batch_size": 6}, 6), ({"batch_size": 4}, 1), ({"validation_split": 0.5}, 6)]:
             with pytest.raises(ValueError, match=rf"multiple of 4, .*drop_remainder.* makes a batch of {rows}\."):
                 model.fit(x, y, verbose=0, **options)
+        for size, options, rows in [
+            (13, {}, 13),
+            (12, {"validation_batch_size": 5}, 5),
+            (9, {"validation_batch_size": 8, "validation_steps": 2}, 1),
+        ]:
+            with pytest.raises(ValueError, match=rf"multiple of 4, .* {size} examples for validation .* of {rows}\."):
+                model.fit(x[:4], y[:4], verbose=0, validation_data=(x[:size], y[:size]), **options)
+        with pytest.raises(ValueError, match=r"multiple of 4, .* 5 examples for validation .* of 1\."):
+            model.fit(x, y, batch_size=4, verbose=0, validation_split=0.37)
+        model.fit(x[:4], y[:4], verbose=0, validation_data=(x, y), validation_batch_size=4, validation_steps=3)
+        model.fit(x[:4], y[:4], verbose=0, validation_data=(x, y), validation_freq=2)
+        assert int(model.optimizer.iterations) == 2
         batches = ((x[i : i + 4], y[i : i + 4]) for i in (0, 4, 8, 12))
         with pytest.raises(ValueError, match=r"(?s)multiple of 4, .*drop_remainder.*the dimension size is 1"):
             model.fit(batches, verbose=0)
-        assert int(model.optimizer.iterations) == 3
+        assert int(model.optimizer.iterations) == 5
         model.fit(x, y, batch_size=4, steps_per_epoch=3, verbose=0)
-        assert int(model.optimizer.iterations) == 6
+        assert int(model.optimizer.iterations) == 8
 
 
 def test_several_steps_in_an_execution_are_the_same_steps():

@@ -207,8 +207,9 @@ def test_a_last_batch_of_no_more_rows_than_m_compiles(m):
         np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, EAGERLY] if EAGERLY else [{}], ids=lambda o: "eager" if o else "as it is")
 @pytest.mark.parametrize("m", [16, 24, 32, None])
-def test_the_losses_of_single_outputs_are_logged_as_plain_keras_does(m):
+def test_the_losses_of_single_outputs_are_logged_as_plain_keras_does(m, options):
     """Every batch has a loss of 5, its halves 1 and 9; the last is smaller."""
     values = [1] * 32 + [3] * 32 + [1] * 16 + [3] * 16
     x = np.array(values, "float32")[:, None]
@@ -216,7 +217,7 @@ def test_the_losses_of_single_outputs_are_logged_as_plain_keras_does(m):
     outputs = {name: layers.Dense(1, kernel_initializer=name, name=name)(inputs) for name in ("ones", "zeros")}
     model = keras_sam.SAMModel(inputs, outputs)
     losses = dict.fromkeys(outputs, "mse")
-    model.compile(keras.optimizers.SGD(0.0), losses, sam=SAM(1e-6, m=m))
+    model.compile(keras.optimizers.SGD(0.0), losses, sam=SAM(1e-6, m=m), **options)
     logs = model.fit(x, dict.fromkeys(outputs, 0 * x), batch_size=64, shuffle=False, verbose=0).history
     np.testing.assert_allclose([logs["loss"], logs["ones_loss"], logs["zeros_loss"]], [[5], [5], [0]], rtol=1e-6)
 

@@ -15,7 +15,30 @@ COSINE = KERAS.CosineDecay(0.5, decay_steps=8)
 WARM = KERAS.CosineDecay(0.0, decay_steps=8, warmup_target=0.5, warmup_steps=4)
 PIECES = KERAS.PiecewiseConstantDecay([4, 8], [0.25, 0.5, 0.125])
 LATE = KERAS.PiecewiseConstantDecay([5], [0.0, 0.25])
+RISING = KERAS.PolynomialDecay(0.125, decay_steps=8, end_learning_rate=0.5)
 WARM_UP = KERAS.CosineDecay(0.0, decay_steps=1, alpha=1.0, warmup_target=0.5, warmup_steps=4)
+
+
+class Own(KERAS.LearningRateSchedule):
+    """Without a config."""
+
+    def __call__(self, step):
+        return 0.1
+
+
+class Nested(Own):
+    def get_config(self):
+        return {"initial_learning_rate": keras.saving.serialize_keras_object(COSINE)}
+
+
+def test_a_schedule_without_a_config_trains_and_has_a_name():
+    assert repr(SAM(Own(), m=2)) == "SAM(rho=Own, m=2)"
+    x, y = table()
+    own, constant = compiled(SAM(Own())), compiled(SAM(KERAS.PiecewiseConstantDecay([1], [0.1, 0.1])))
+    for model in (own, constant):
+        model.fit(x, y, epochs=2, **FIT)
+    for got, want in zip(values_of(own.variables), values_of(constant.variables), strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 def cosine(share):
@@ -31,6 +54,7 @@ def cosine(share):
         (LinkedToLearningRate(0.1, 0.3, COSINE), [0, 2, 4, 8], [0.1 + 0.2 * cosine(t / 8) for t in (0, 2, 4, 8)]),
         (LinkedToLearningRate(0.1, 0.3, WARM), [0, 2, 4, 12], [0.1, 0.2, 0.3, 0.1]),
         (LinkedToLearningRate(0.0, 0.4, PIECES), [0, 6, 12], [0.2, 0.4, 0.1]),
+        (LinkedToLearningRate(0.0, 0.4, RISING), [0, 4, 8], [0.1, 0.25, 0.4]),
         (LinkedToLearningRate(0.1, 0.3, PIECES, lr_min=0.25, lr_max=0.375), [0, 6, 12], [0.1, 0.3, 0.1]),
         # No class of ours is needed for these.
         (LATE, [0, 5, 6], [0, 0, 0.25]),
@@ -82,6 +106,12 @@ def test_every_k_alternates_sam_and_plain_steps():
         (lambda: LinkedToLearningRate(0.1, 0.2, 0.1), "`learning_rate=0.1`; expected the optimizer's"),
         (lambda: LinkedToLearningRate(0.1, 0.2, COSINE, lr_min=0.5), "`lr_min=0.5` and `lr_max=0.5`"),
         (lambda: LinkedToLearningRate(0.1, 0.2, LATE.__class__([1], [0.0, 0.0])), "does not say what its highest"),
+        (lambda: LinkedToLearningRate(0.1, 0.2, KERAS.ExponentialDecay(0.1, 10, 2.0)), "expected `lr_max=…` as well"),
+        (lambda: LinkedToLearningRate(0.1, 0.2, KERAS.CosineDecayRestarts(0.1, 10, m_mul=2.0)), "expected `lr_max=…`"),
+        (lambda: LinkedToLearningRate(0.1, 0.2, KERAS.CosineDecay(0.1, 10, alpha=2.0)), "expected `lr_max=…` as well"),
+        (lambda: LinkedToLearningRate(0.1, 0.2, Own()), "expected `lr_max=…` as well"),
+        (lambda: LinkedToLearningRate(0.1, 0.2, Nested()), "expected `lr_max=…` as well"),
+        (lambda: LinkedToLearningRate(0.1, 0.2, COSINE, lr_max="high"), "Received `lr_max='high'`"),
     ],
 )
 def test_bad_arguments(make, message):

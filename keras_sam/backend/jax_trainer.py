@@ -106,7 +106,7 @@ def check_devices(model):
             "DataParallel`, under which each device has an ε̂ of its own."
         )
     mesh = set(distribution.device_mesh.backend_mesh.devices.flat)
-    for variable in model.variables + model.optimizer.variables:
+    for variable in model.variables + model.metrics_variables + model.optimizer.variables:
         if variable.value.sharding.device_set != mesh:
             raise ValueError(
                 f"`{variable.path}` of `{model.name}` was made before {name} was set, and is not on its {len(mesh)} "
@@ -115,19 +115,47 @@ def check_devices(model):
             )
 
 
-def _check_batches(x=None, batch_size=None, validation_split=0.0, steps_per_epoch=None, **_):
+def _check_batches(
+    x=None,
+    batch_size=None,
+    validation_split=0.0,
+    validation_data=None,
+    steps_per_epoch=None,
+    validation_batch_size=None,
+    validation_steps=None,
+    validation_freq=1,
+    epochs=1,
+    **_,
+):
     """Raise a `ValueError` for arrays that `fit` would cut into batches which the devices cannot share evenly."""
-    arrays = keras.tree.flatten(x)
-    if keras.distribution.distribution() is None or not arrays or not hasattr(arrays[0], "shape"):
+    if keras.distribution.distribution() is None:
+        return
+    size, batch_size = _num_rows(x), batch_size or 32
+    given = isinstance(validation_data, tuple | list)
+    rows_for_validation = _num_rows(validation_data[0]) if given else None
+    if size is not None and validation_split and validation_data is None:
+        total, size = size, math.floor(size * (1 - validation_split))
+        rows_for_validation = total - size
+    _check_cuts(size, batch_size, steps_per_epoch, "")
+    if isinstance(validation_freq, int) and epochs >= validation_freq:
+        _check_cuts(rows_for_validation, validation_batch_size or batch_size, validation_steps, " for validation")
+
+
+def _num_rows(data):
+    arrays = keras.tree.flatten(data)
+    return arrays[0].shape[0] if arrays and hasattr(arrays[0], "shape") else None
+
+
+def _check_cuts(size, batch_size, steps, purpose):
+    if size is None:
         return
     num_devices = _num_devices()
-    size, batch_size = math.floor(arrays[0].shape[0] * (1 - validation_split)), batch_size or 32
-    last = size % batch_size if steps_per_epoch is None or steps_per_epoch * batch_size > size else 0
+    last = size % batch_size if steps is None or steps * batch_size > size else 0
     for rows in (min(batch_size, size), last):
         if rows % num_devices:
             raise ValueError(
-                f"{_uneven(num_devices)} Received {size} examples and `batch_size={batch_size}`, which makes a batch "
-                f"of {rows}."
+                f"{_uneven(num_devices)} Received {size} examples{purpose} and `batch_size={batch_size}`, which makes "
+                f"a batch of {rows}."
             )
 
 

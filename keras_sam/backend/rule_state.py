@@ -15,7 +15,7 @@ def create(model):
     """Creates the optimizer's variables and the rule's, which have to exist before training or loading begins."""
     if model.optimizer is None or not model.trainable_variables:
         return
-    strategy = getattr(model, "distribute_strategy", None)
+    strategy, distribution = getattr(model, "distribute_strategy", None), keras.distribution.distribution()
     with contextlib.nullcontext() if strategy is None else strategy.scope():
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
@@ -27,6 +27,8 @@ def create(model):
                         variable.shape,
                         dtype=variable.dtype,
                         aggregation="mean",
+                        # On the devices that have the weight, or its shards.
+                        layout=distribution and distribution.get_variable_layout(variable),
                         name=variable.path.replace("/", "_") + _suffix(slot),
                     )
                     # Later other weights may be trained than now, and two can have one path.

@@ -1,6 +1,7 @@
 """What a train step is on every backend: the rule's gradient for a batch, and the logs."""
 
 import contextlib
+import functools
 
 import keras
 from keras import ops
@@ -41,10 +42,15 @@ def sam_gradient(model, weights, batch, step, state=(), scale=None, guards=None,
     # The pass at w is on a part of the batch, or is to be differentiated again: then it cannot stand in for the other.
     may_skip = may_skip and rule.ascent_fraction == 1 and not rule.second_order
     second_pass = rule.needs_second_pass(step) if may_skip else True
-    metrics = {id(v) for v in model.metrics_variables}
-    if not isinstance(num_examples(batch), int):
+
+    @functools.cache
+    def metrics():
+        """Those that there are after a first pass, which creates some."""
+        variables = {id(v) for v in model.metrics_variables}
+        if isinstance(num_examples(batch), int):
+            return variables
         # There Keras counts each call once, however many rows it has.
-        metrics -= {id(v) for v in keras_private.loss_trackers(model)}
+        return variables - {id(v) for v in keras_private.loss_trackers(model)}
 
     def run(batch, number, carried):
         guard = guards() if guards else contextlib.nullcontext
@@ -67,7 +73,7 @@ def sam_gradient(model, weights, batch, step, state=(), scale=None, guards=None,
 
     def is_carried(variable):
         """Seeds and counters, of which there is no average, and metrics, which add up."""
-        return not keras.backend.is_float_dtype(variable.dtype) or id(variable) in metrics
+        return not keras.backend.is_float_dtype(variable.dtype) or id(variable) in metrics()
 
     return over_micro_batches(run, batch, weights, rule.m, rule.ascent_fraction, backend.loop, is_carried)
 

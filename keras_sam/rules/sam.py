@@ -195,7 +195,9 @@ class SAM:
     def __repr__(self):
         rho = type(self.rho).__name__ if isinstance(self.rho, checks.Schedule) else self.rho
         defaults = {name: p.default for name, p in inspect.signature(type(self).__init__).parameters.items()}
-        others = [f"{k}={v!r}" for k, v in self.get_config().items() if k != "rho" and v != defaults.get(k)]
+        # A schedule need not have a config.
+        config = self._config(*(name for name in defaults if name not in ("self", "rho")))
+        others = [f"{k}={v!r}" for k, v in config.items() if v != defaults[k]]
         return f"{type(self).__name__}({', '.join([f'rho={rho}', *others])})"
 
     def _config(self, *names):
