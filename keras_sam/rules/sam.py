@@ -195,8 +195,8 @@ class SAM:
     def __repr__(self):
         rho = type(self.rho).__name__ if isinstance(self.rho, checks.Schedule) else self.rho
         defaults = {name: p.default for name, p in inspect.signature(type(self).__init__).parameters.items()}
-        # A schedule need not have a config.
-        config = self._config(*(name for name in defaults if name not in ("self", "rho")))
+        # Not all of `get_config`, since a schedule need not have one.
+        config = self._config(*(name for name in defaults if name != "rho" and hasattr(self, name)))
         others = [f"{k}={v!r}" for k, v in config.items() if v != defaults[k]]
         return f"{type(self).__name__}({', '.join([f'rho={rho}', *others])})"
 

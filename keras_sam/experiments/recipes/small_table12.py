@@ -1,7 +1,7 @@
 """Table 12's and figure 7's question on one processor: several steps of projected ascent, on digits.
 
 40 % of the labels are wrong, and ρ is what small-table4 chose for one step. On clean Fashion-MNIST all of SAM's gain is
-0.3 points, too little to tell one number of steps from another; here it is 17.
+a point, too little to tell one number of steps from another; here it is 17.
 """
 
 import dataclasses
