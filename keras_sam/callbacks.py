@@ -10,6 +10,7 @@ from keras import ops
 from keras_sam import backend
 from keras_sam.checkpoint import BackupAndRestore as BackupAndRestore
 from keras_sam.rules import SAM
+from keras_sam.rules.checks import check_positive
 from keras_sam.rules.norms import dot
 from keras_sam.rules.step import moved
 from keras_sam.sharpness import batches
@@ -55,9 +56,9 @@ class SharpnessLogger(keras.callbacks.Callback):
 
     def __init__(self, data, every=10, rho=0.05, m=None, tolerance=0.05, batch_size=256, seed=0):
         super().__init__()
-        for name, value in [("every", every), ("m", m)]:
-            if value is not None and (not isinstance(value, int | np.integer) or value < 1):
-                raise ValueError(f"Received `{name}={value!r}`; expected an integer of at least 1.")
+        check_positive(every, "every")
+        if m is not None:
+            check_positive(m, "m")
         batches.check(data, batch_size)
         self.data, self.every, self.m = data, every, m
         self.rule, self.tolerance = SAM(rho), tolerance

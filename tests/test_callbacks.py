@@ -205,6 +205,8 @@ def test_bad_input_says_what_to_do():
         SharpnessLogger((X, Y), every=0)
     with pytest.raises(ValueError, match="m=0"):
         SharpnessLogger((X, Y), m=0)
+    with pytest.raises(ValueError, match="every=None"):
+        SharpnessLogger((X, Y), every=None)
     with pytest.raises(ValueError, match="'curvature'"):
         InnerMaximization((X, Y), measures=("curvature",))
     with pytest.raises(ValueError, match=r"expected a tuple of names: `\('cosine',\)`"):

@@ -114,6 +114,11 @@ def check_not_negative(value, argument, meaning):
     return float(value)
 
 
+def check_positive(value, argument):
+    if not _is_integer(value) or value < 1:
+        raise ValueError(f"Received `{argument}={value!r}`; expected an integer of at least 1.")
+
+
 def check_decay(decay):
     if not _is_real(decay) or not 0 <= decay < 1:
         raise ValueError(

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_sam.rules import ASAM, SAM
-from keras_sam.rules.checks import check_not_negative
+from keras_sam.rules.checks import check_not_negative, check_positive
 from keras_sam.rules.step import moved
 from keras_sam.sharpness.hessian import Estimate
 from keras_sam.sharpness.objective import Objective
@@ -143,8 +143,7 @@ def average_sharpness(model, data, sigma, num_samples=10, batch_size=32, seed=0,
     [Jiang et al., 2019](https://arxiv.org/abs/1912.02178).
     """
     sigma = check_not_negative(sigma, "sigma", "the standard deviation of the noise")
-    if not isinstance(num_samples, int | np.integer) or num_samples < 1:
-        raise ValueError(f"Received `num_samples={num_samples!r}`; expected an integer of at least 1.")
+    check_positive(num_samples, "num_samples")
     objective = Objective(model, data, batch_size, verbose=verbose)
     objective.expect(num_samples + 1)
     here, random = objective.here(), np.random.default_rng(seed)

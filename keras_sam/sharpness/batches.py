@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_sam.rules.checks import check_positive
+
 EMPTY = "holds no examples; expected one batch at least."
 
 
@@ -61,8 +63,7 @@ def class_axis(y, y_pred):
 
 def check(data, batch_size):
     """Raise a `ValueError` for data that cannot be read again and again, to their end, in batches of that size."""
-    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(f"Received `batch_size={batch_size!r}`; expected an integer of at least 1.")
+    check_positive(batch_size, "batch_size")
     name = type(data).__name__
     if data is None or (not isinstance(data, (tuple, list)) and hasattr(data, "__next__")):
         raise ValueError(

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
-from keras_sam.sharpness.hessian import check_count, check_positive, probes
+from keras_sam.rules.checks import check_positive
+from keras_sam.sharpness.hessian import check_count, probes
 from keras_sam.sharpness.objective import Objective
 
 
@@ -61,9 +62,9 @@ def hessian_density(model, data, num_probes=1, order=80, num_points=1000, width=
     Reference: [Ghorbani et al., 2019](https://arxiv.org/abs/1901.10159), algorithms 1 and 2.
     """
     objective = Objective(model, data, batch_size, verbose=verbose)
-    check_positive("num_probes", num_probes)
+    check_positive(num_probes, "num_probes")
     check_count("order", order, objective)
-    check_positive("num_points", num_points)
+    check_positive(num_points, "num_points")
     if width is not None and not 0 < width < np.inf:
         raise ValueError(f"Received `width={width}`; expected a standard deviation above 0, or `None`.")
     objective.expect(num_probes * order + 1)

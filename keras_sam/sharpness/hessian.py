@@ -6,7 +6,7 @@ import numpy as np
 from scipy import linalg
 from scipy.sparse import linalg as sparse_linalg
 
-from keras_sam.rules.checks import check_not_negative
+from keras_sam.rules.checks import check_not_negative, check_positive
 from keras_sam.sharpness.objective import Objective
 
 
@@ -133,7 +133,7 @@ def hessian_trace(model, data, num_probes=20, batch_size=32, seed=0, verbose=1):
     Reference: Hutchinson, 1989, "A stochastic estimator of the trace of the influence matrix".
     """
     objective = Objective(model, data, batch_size, verbose=verbose)
-    check_positive("num_probes", num_probes)
+    check_positive(num_probes, "num_probes")
     objective.expect(num_probes + 1)
     objective.here()
     values = []
@@ -152,15 +152,9 @@ def probes(objective, num_probes, seed):
 
 def check_count(name, value, objective):
     """Raise a `ValueError` unless there are so many eigenvalues."""
-    check_positive(name, value)
+    check_positive(value, name)
     if value > objective.num_parameters:
         raise ValueError(
             f"Received `{name}={value}` for `{objective.model.name}`, whose Hessian has no more than "
             f"{objective.num_parameters} eigenvalues, one for each of its trainable weights. Expected at most that."
         )
-
-
-def check_positive(name, value):
-    """Raise a `ValueError` for what is no positive integer."""
-    if not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"Received `{name}={value!r}`; expected an integer of at least 1.")
