@@ -70,7 +70,7 @@ VARIANTS = {
     "SAM(ascent_steps=2)": Variant(SAM(rho=0.05, ascent_steps=2), 1.5 * EXACT_LIMIT, 3.3),
     "SAM(ascent_fraction=0.25)": Variant(SAM(rho=0.05, ascent_fraction=0.25), 1.45),
     "SAM(second_order)": Variant(SAM(rho=0.05, second_order=True), None, None),
-    "SAM(where=…)": Variant(SAM(rho=0.05, where="gamma|beta|bias")),
+    "SAM(where=…)": Variant(SAM(rho=0.05, where="(gamma|beta|bias)$")),
     "SAM(rho=EveryK)": Variant(SAM(rho=keras_sam.schedules.EveryK(0.05, K)), 1.3),
     # The scales of the weights are one more copy of them.
     "ASAM": Variant(keras_sam.ASAM(rho=0.5), 2.1, 3.3),

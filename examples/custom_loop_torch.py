@@ -1,7 +1,9 @@
 """SAM in a training loop of your own, on torch: `python examples/custom_loop_torch.py`.
 
 The model is a plain `torch.nn.Module`, without Keras, and `torch.func.functional_call` makes it a function of its
-weights. The optimizer finds the gradient where it always does, in `parameter.grad`.
+weights. The optimizer finds the gradient where it always does, in `parameter.grad`. With dropout or BatchNormalization
+both passes need the same random numbers, and the second one buffers of its own: `sam_step` in
+`custom_loop_torch_ddp.py` shows how.
 """
 
 import os

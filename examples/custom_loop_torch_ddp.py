@@ -24,7 +24,10 @@ import keras_sam
 
 
 class KerasModule(torch.nn.Module):
-    """A Keras model as a module whose tensors `torch.func.functional_call` can replace. Plain modules need none."""
+    """A Keras model as a module whose tensors `torch.func.functional_call` can replace. Plain modules need none.
+
+    It gives the predictions alone: what regularizers and `add_loss` ask for is to be added to the loss.
+    """
 
     def __init__(self, model):
         super().__init__()
@@ -43,22 +46,29 @@ class KerasModule(torch.nn.Module):
 
 def sam_step(model, loss_of, optimizer, rule, iteration, x, y, state=()):
     """One step of `optimizer` along the rule's gradient of `loss_of(model(x), y)`; returns the rule's new state."""
-    names, parameters = zip(*model.named_parameters())
-    calls = itertools.count()
+    names, parameters = zip(*((name, p) for name, p in model.named_parameters() if p.requires_grad))
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    calls, seed = itertools.count(), int(torch.randint(2**31, ()))
     average_here = rule.compares_gradients or bool(rule.slots)
 
     def value_and_grad(weights):
         tensors = dict(zip(names, weights))
         if next(calls):  # BatchNormalization's statistics are those of the first pass, at the clean weights
-            tensors |= {name: buffer.clone() for name, buffer in model.named_buffers()}
+            tensors |= {name: buffer.clone() for name, buffer in buffers.items()}
         model.zero_grad()
-        with model.no_sync() if average_here or keras_sam.in_ascent() else contextlib.nullcontext():
+        no_sync = model.no_sync() if average_here or keras_sam.in_ascent() else contextlib.nullcontext()
+        with no_sync, torch.random.fork_rng():
+            torch.manual_seed(seed + dist.get_rank())  # dropout's masks are the same in all passes of a process
             loss = loss_of(torch.func.functional_call(model, tensors, x), y)
             loss.backward()
         return loss.detach(), [parameter.grad for parameter in parameters]
 
-    gradient, state = rule.gradient(value_and_grad, list(parameters), rule.step(iteration, state=state))
+    # A rule that draws random numbers draws others on each process.
+    step = rule.step(iteration, state=state)._replace(share=dist.get_rank())
+    gradient, state = rule.gradient(value_and_grad, list(parameters), step)
     if average_here:
+        # A weight without a gradient here may have one on another process.
+        gradient = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradient)]
         for tensor in itertools.chain(gradient, *state):
             dist.all_reduce(tensor.div_(dist.get_world_size()))
     for parameter, g in zip(parameters, gradient):

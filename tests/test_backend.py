@@ -91,6 +91,35 @@ def test_a_wrapped_module_is_refused_by_name():
         Net().compile("sgd", "mse")
 
 
+class Routed(keras_sam.SAMModel):
+    """s a x where s > 0, else s b x: another weight is used at w + ε̂ than at w."""
+
+    def build(self, input_shape):
+        self.s, self.a, self.b = (self.add_weight(shape=(), name=name) for name in "sab")
+        self.built = True
+
+    def call(self, x):
+        chosen = self.a if float(ops.convert_to_numpy(ops.stop_gradient(ops.convert_to_tensor(self.s)))) > 0 else self.b
+        return self.s * chosen * x
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="a layer cannot look at values there")
+@pytest.mark.parametrize(
+    "rho", [0.5, keras.optimizers.schedules.PiecewiseConstantDecay([10], [0.5, 0.0])], ids=["constant", "schedule"]
+)
+def test_layers_may_use_other_weights_where_they_are_perturbed(rho):
+    """The gradient is that at w + ε̂, in which `a` has no part and `b` has one."""
+    model = Routed()
+    model.build((None, 1))
+    model.set_weights([np.array(value) for value in (0.1, -1.0, 3.0)])
+    model.compile(
+        keras.optimizers.SGD(1.0), lambda y, y_pred: ops.mean(y_pred), sam=keras_sam.SAM(rho), run_eagerly=True
+    )
+    model.train_on_batch(np.ones((4, 1), "float32"), np.zeros((4, 1), "float32"))
+    moved = 0.1 + 0.5 * -1.0 / np.hypot(0.1, 1.0)
+    np.testing.assert_allclose(model.get_weights(), [0.1 - 3.0, -1.0, 3.0 - moved], rtol=1e-6)
+
+
 @on_torch
 def test_rematerialized_layers_are_refused_by_name():
     with keras.RematScope(mode="full"):

@@ -36,7 +36,7 @@ RULES = {
     "m, ascent_fraction": SAM(RHO, m=3, ascent_fraction=0.5),
     "second_order": SAM(RHO, second_order=True),
     "second_order, p=1.5, m": SAM(RHO, p=1.5, second_order=True, m=3),
-    "where": SAM(RHO, where="gamma|beta"),
+    "where": SAM(RHO, where="(gamma|beta)$"),
     "ASAM": keras_sam.ASAM(RHO, eta=0.25),
     "GSAM": keras_sam.GSAM(RHO, alpha=0.75),
     "FriendlySAM": keras_sam.FriendlySAM(RHO, sigma=0.75, decay=0.5),

@@ -222,6 +222,17 @@ def test_the_losses_of_single_outputs_are_logged_as_plain_keras_does(m, options)
     np.testing.assert_allclose([logs["loss"], logs["ones_loss"], logs["zeros_loss"]], [[5], [5], [0]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+def test_sums_over_many_micro_batches_have_more_digits_than_the_weights(policy):
+    """600 times the same: a sum in bfloat16 stands still where its parts are below a 256th of it."""
+    inputs = keras.Input((1,))
+    model = keras_sam.SAMModel(inputs, layers.Dense(1, use_bias=False, dtype=policy, kernel_initializer="ones")(inputs))
+    model.compile(keras.optimizers.SGD(0.125), "mse", sam=SAM(1.0, m=1))
+    model.train_on_batch(np.ones((600, 1), "float32"), np.zeros((600, 1), "float32"))
+    # The gradient of w² is 4 at 1 + 1.
+    assert float(to_numpy(model.trainable_variables[0]).astype("float32").item()) == 0.5
+
+
 class Experts(keras_sam.SAMModel):
     """Two experts, each of which is called for its rows alone, and one that no row asks for."""
 

@@ -195,8 +195,10 @@ def test_second_order_is_refused_where_the_loss_has_no_second_derivative():
     if keras.backend.backend() == "jax":  # where a missing gradient is zero, and so is the term
         np.testing.assert_array_equal(applied(keras_sam.SAM(second_order=True), backend.value_and_grad(linear))[0], 1)
         return
-    with pytest.raises(ValueError, match="needs second derivatives"):
-        applied(keras_sam.SAM(second_order=True), backend.value_and_grad(linear))
+    for value_and_grad in (backend.value_and_grad(linear), lambda weights: (ops.zeros(()), [None])):
+        calls = iter([backend.value_and_grad(linear), backend.value_and_grad(linear), value_and_grad])
+        with pytest.raises(ValueError, match="needs second derivatives"):
+            applied(keras_sam.SAM(second_order=True), lambda weights, calls=calls: next(calls)(weights))
 
 
 def test_where_needs_the_variables():
@@ -235,8 +237,22 @@ def test_a_random_perturbation_without_a_seed_draws_and_keeps_one():
     keras.utils.set_random_seed(5)
     assert keras_sam.RandomPerturbation().get_config() == first.get_config()
     assert keras_sam.RandomPerturbation().seed != first.seed
-    with pytest.raises(ValueError, match="must be an integer"):
-        keras_sam.RandomPerturbation(seed="1")
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), 2**40 + 3, -1])
+def test_a_random_perturbation_takes_any_integer_for_its_seed(seed):
+    rule = keras_sam.RandomPerturbation(seed=seed)
+    assert rule.get_config()["seed"] == seed
+    assert type(rule.seed) is int
+    same = keras_sam.RandomPerturbation(seed=int(seed) % 2**31)
+    found = [r.ascend([ops.zeros(3)], [ops.ones(3)], r.step(0))[0] for r in (rule, same)]
+    np.testing.assert_array_equal(*map(ops.convert_to_numpy, found))
+
+
+@pytest.mark.parametrize("seed", ["1", True, 1.0])
+def test_a_seed_that_is_no_integer_is_refused(seed):
+    with pytest.raises(ValueError, match=f"(?s)Received `seed={seed!r}`; expected an integer"):
+        keras_sam.RandomPerturbation(seed=seed)
 
 
 def test_random_directions_are_isotropic_and_new_each_step_and_share():

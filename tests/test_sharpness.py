@@ -313,6 +313,54 @@ def test_whatever_evaluate_takes():
         assert Objective(model, given, batch_size=9).here()[0] == pytest.approx(expected, rel=1e-6)
 
 
+class Padded(keras.utils.PyDataset):
+    """Eight series, in batches of four that are as long as their longest one."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        return np.repeat(SERIES[4 * i : 4 * i + 4], 3 + i, axis=1), np.zeros((4, 1))
+
+
+SERIES = np.arange(1.0, 9.0).reshape(8, 1, 1)
+
+
+@pytest.mark.parametrize("m", [3, 4, 8])
+def test_groups_of_series_of_other_lengths(m):
+    """The mean of a series does not depend on its length."""
+    inputs = keras.Input((None, 1))
+    model = keras.Model(inputs, layers.GlobalAveragePooling1D()(layers.Dense(1)(inputs)))
+    model.compile(loss="mse")
+    found = sharpness.sharpness(model, Padded(), 0.1, m, **SILENT)
+    expected = sharpness.sharpness(model, (np.repeat(SERIES, 3, axis=1), np.zeros((8, 1))), 0.1, m, **SILENT)
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+def test_sums_over_many_batches_have_more_digits_than_the_weights(policy):
+    """600 times the same: a sum in bfloat16 stands still where its parts are below a 256th of it."""
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, layers.Dense(1, use_bias=False, dtype=policy, kernel_initializer="ones")(inputs))
+    model.compile(loss="mse")
+    objective = Objective(model, (np.ones((600, 1), "float32"), np.zeros((600, 1), "float32")), batch_size=1)
+    assert objective.hessian_vector_product(np.ones(1)).tolist() == [2.0]
+    assert objective.here()[0] == 1.0
+    # The gradient is 128, of which a sum leaves float16.
+    model.set_weights([np.full((1, 1), 64.0)])
+    assert float(objective.value_and_grad(objective.weights)[1][0][0, 0]) == 128.0
+
+
+def test_weights_of_two_dtypes_have_one_hessian():
+    """Of (a b)² at a = b = 1."""
+    inputs, options = keras.Input((1,)), {"use_bias": False, "kernel_initializer": "ones"}
+    body = layers.Dense(1, dtype="bfloat16", **options)(inputs)
+    model = keras.Model(inputs, layers.Dense(1, dtype="float32", **options)(body))
+    model.compile(loss="mse")
+    objective = Objective(model, (np.ones((4, 1), "float32"), np.zeros((4, 1), "float32")))
+    assert objective.hessian_vector_product(np.array([1.0, 0.0])).tolist() == [2.0, 4.0]
+
+
 def test_dropout_is_the_same_in_every_evaluation():
     """On torch it is drawn from a generator of torch's own, which goes on as if nothing had been measured."""
     model = normalized_net()

@@ -61,6 +61,41 @@ def batch_norm_net():
     return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2)).double()
 
 
+class Branches(torch.nn.Module):
+    """The net of one layer, that of another which is frozen, and of a third that the first process alone uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.frozen, self.of_the_first = (torch.nn.Linear(3, 2).double() for _ in range(3))
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x):
+        y = self.dense(x) + self.frozen(x)
+        return y + self.of_the_first(x) if dist.get_rank() == 0 else y
+
+
+class Dropping(torch.nn.Module):
+    """Remembers the masks that it draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.dropout, self.masks = torch.nn.Linear(3, 16).double(), torch.nn.Dropout(0.5), []
+
+    def forward(self, x):
+        mask = self.dropout(torch.ones(len(x), 16, dtype=x.dtype))
+        self.masks.append((mask > 0).numpy())
+        return (self.dense(x) * mask)[:, :2]
+
+
+class Drawn(keras_sam.RandomPerturbation):
+    """Remembers what it draws."""
+
+    def perturbation(self, weights, gradient, step):
+        epsilon = super().perturbation(weights, gradient, step)
+        self.drawn = [e.numpy() for e in epsilon]
+        return epsilon
+
+
 def reductions(model, step):
     """The sizes of the gradients that DistributedDataParallel averages in a step."""
     sizes = []
@@ -94,6 +129,21 @@ def trained(rank, example):
         for iteration, (x, y) in enumerate(shares):
             state = sam_step(model, mse, optimizer, FAMILY[name][0], iteration, x, y, state)
         found[name] = [p.detach().numpy().T.copy() for p in model.parameters()]
+
+    for name in FAMILY_HERE:
+        torch.manual_seed(0)
+        model, state = DistributedDataParallel(Branches(), find_unused_parameters=True), ()
+        optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
+        for iteration, (x, y) in enumerate(shares):
+            state = sam_step(model, mse, optimizer, FAMILY[name][0], iteration, x, y, state)
+        found["branches", name] = [p.detach().numpy().copy() for p in model.parameters()]
+
+    torch.manual_seed(0)
+    model, drawn = DistributedDataParallel(Dropping()), Drawn(RHO, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
+    for rule in (keras_sam.SAM(RHO, ascent_steps=2), drawn):
+        sam_step(model, mse, optimizer, rule, 0, *shares[0])
+    found["masks"], found["drawn"] = model.module.masks, drawn.drawn
 
     def plain_step(model):
         mse(model(x), y).backward()
@@ -171,3 +221,30 @@ def test_the_statistics_are_those_of_the_pass_at_the_weights(processes):
     for found in processes:
         assert found["passes"] == 1
         np.testing.assert_allclose(*found["statistics"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", FAMILY_HERE)
+def test_weights_without_a_gradient_somewhere(processes, name):
+    """The frozen ones stay; those that one process uses move alike on both, by half of its gradient."""
+    torch.manual_seed(0)
+    before = [p.detach().numpy() for p in Branches().parameters()]
+    first, second = (found["branches", name] for found in processes)
+    for got, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(got, other)
+    moved = [not np.array_equal(got, old) for got, old in zip(first, before, strict=True)]
+    assert moved == [True, True, False, False, True, True]
+
+
+def test_the_masks_of_a_process_are_the_same_in_all_passes_of_a_step(processes):
+    for found in processes:
+        first, second = found["masks"][:3], found["masks"][3:]
+        for masks in (first, second):
+            for mask in masks[1:]:
+                np.testing.assert_array_equal(mask, masks[0])
+        assert (first[0] != second[0]).any()
+    assert (processes[0]["masks"][0] != processes[1]["masks"][0]).any()
+
+
+def test_each_process_draws_a_perturbation_of_its_own(processes):
+    for got, other in zip(*(found["drawn"] for found in processes), strict=True):
+        assert (got != other).all()

@@ -81,6 +81,30 @@ def test_a_layer_that_recomputes_is_right_or_refused_by_name(before):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
 
 
+class Stopped(keras_sam.SAMModel):
+    """sg(s) a x + s x."""
+
+    def build(self, shape):
+        self.s, self.a = (self.add_weight(shape=(1,), name=name) for name in "sa")
+        self.built = True
+
+    def call(self, x):
+        return ops.stop_gradient(self.s) * self.a * x + self.s * x
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_a_weight_may_be_read_without_its_gradient(run_eagerly):
+    """Of ½ y² the gradient is (y, y s), at s = 2, a = 1 along (1, 2)."""
+    model = Stopped()
+    model.build((None, 1))
+    model.set_weights([np.full(1, 2.0), np.full(1, 1.0)])
+    model.compile(keras.optimizers.SGD(0.5), "mse", sam=keras_sam.SAM(0.5), run_eagerly=run_eagerly)
+    model.train_on_batch(np.ones((4, 1), "float32"), np.zeros((4, 1), "float32"))
+    s, a = np.array([2.0, 1.0]) + 0.5 * np.array([1.0, 2.0]) / np.sqrt(5)
+    y = s * a + s
+    np.testing.assert_allclose(np.ravel(model.get_weights()), [2 - y, 1 - y * s], rtol=1e-6)
+
+
 def test_layers_state_beside_the_weights_is_kept_from_the_clean_pass():
     class Meter(layers.Layer):
         """Custom state and a metric updated in `call`."""

@@ -111,6 +111,24 @@ def test_a_saved_model_as_a_layer_is_refused(tmp_path):
         model.train_on_batch(ROWS, TARGETS)
 
 
+class Remembering(layers.Layer):
+    """Computes a tensor of its weight once for both passes."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 2))
+        self.doubled = {}
+
+    def call(self, x):
+        return x @ self.doubled.setdefault(tf.compat.v1.get_default_graph(), 2 * self.w)
+
+
+def test_a_tensor_of_a_weight_that_outlives_its_pass_is_refused():
+    model = model_of(layers.Dense(4), Remembering())
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="own copy of some weights"):
+        model.train_on_batch(ROWS, TARGETS)
+
+
 def test_rematerialization_is_refused_by_name_at_compile():
     with keras.RematScope(mode="full"):
         layer = layers.Dense(2, name="remembered")

@@ -15,6 +15,7 @@ __all__ = [
     "guarded",
     "hessian_vector_product",
     "is_chief",
+    "is_eager",
     "loop",
     "random_state_kept",
     "train_step",
@@ -47,6 +48,7 @@ cond = _chosen.cond
 guarded = _chosen.guarded
 hessian_vector_product = _chosen.hessian_vector_product
 is_chief = _chosen.is_chief
+is_eager = _chosen.is_eager
 loop = _chosen.loop
 random_state_kept = _chosen.random_state_kept
 train_step = _chosen.train_step

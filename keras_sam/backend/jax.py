@@ -54,6 +54,11 @@ def compiled(function):
     return jax.jit(function)
 
 
+def is_eager():
+    """Whether what runs now runs each time, and is no graph that is traced once."""
+    return False
+
+
 def loop(count, body, carry):
     """`carry = body(i, carry)` for i in 0 … count − 1, one after the other."""
     return ops.fori_loop(0, count, in_standard_layout(body), carry)

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_sam.backend import keras_private
+from keras_sam.rules.step import cast, widened
 
 
 class Result(NamedTuple):
@@ -108,6 +109,7 @@ def over_micro_batches(run, batch, weights, m, fraction, loop, is_carried):
         return averaged, [value_of[id(v)] for v in to_carry], [y for y, by_row in predictions if by_row]
 
     def weighted(tensors, rows):
+        tensors = [widened(t) for t in tensors]
         return [t * (ops.cast(rows, t.dtype) / ops.cast(size, t.dtype)) for t in tensors]
 
     averaged, carried, predicted = split(last)
@@ -124,7 +126,7 @@ def over_micro_batches(run, batch, weights, m, fraction, loop, is_carried):
         return sums, carried, outputs
 
     sums, carried, outputs = loop(count, body, (weighted(averaged, size - count * m), carried, outputs))
-    sums, carried = iter(sums), iter(carried)
+    sums, carried = iter([cast(s, t.dtype) for s, t in zip(sums, averaged)]), iter(carried)
     updates = [(v, next(carried) if is_carried(v) else next(sums)) for v in variables]
     gradient = [g if has else None for has, g in zip(has_gradient, [next(sums) for _ in weights])]
     state = keras.tree.map_structure(lambda _: next(sums), last.state)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import traceback
 
 import keras
 import tensorflow as tf
@@ -64,7 +65,10 @@ def hessian_vector_product(function, weights, vector):
 
     def slope(weights):
         _, gradient = value_and_grad(function)(weights)
-        products = [tf.reduce_sum(g * tf.cast(v, g.dtype)) for g, v in zip(gradient, vector) if g is not None]
+        pairs = [(g, v) for g, v in zip(gradient, vector) if g is not None]
+        # One sum for weights of several dtypes, in the one that holds them all.
+        dtype = tf.float64 if any(g.dtype == tf.float64 for g, _ in pairs) else tf.float32
+        products = [tf.reduce_sum(tf.cast(g, dtype) * tf.cast(v, dtype)) for g, v in pairs]
         return tf.add_n(products) if products else tf.zeros(())
 
     return value_and_grad(slope)(weights)[1]
@@ -79,6 +83,11 @@ def compiled(function):
     """`function` of structures of tensors, traced once for each of their shapes; faster where it is called often."""
     # TensorFlow counts traces by a function's code and warns of many; a partial is counted by itself.
     return tf.function(functools.partial(function))
+
+
+def is_eager():
+    """Whether what runs now runs each time, and is no graph that is traced once."""
+    return tf.executing_eagerly()
 
 
 def loop(count, body, carry):
@@ -96,6 +105,11 @@ def cond(condition, if_true, if_false):
     return tf.cond(condition, if_true, if_false)
 
 
+def _is_in_stop_gradient():
+    """`tf.stop_gradient` records nothing while it reads what it is given, and is right not to."""
+    return any(frame.f_code.co_name == "stop_gradient" for frame, _ in traceback.walk_stack(None))
+
+
 def check_read(variable):
     """Raise a `ValueError` for a weight that is read where no tape records it, as `tf.recompute_grad` does."""
     # In a graph of its own, so that the step has no operation more.
@@ -104,7 +118,7 @@ def check_read(variable):
             one = tf.ones(())
             tape.watch(one)
             same = tf.identity(one)
-        if tape.gradient(same, one) is None:
+        if tape.gradient(same, one) is None and not _is_in_stop_gradient():
             raise ValueError(RECOMPUTED.format(path=variable.path))
 
 

@@ -79,7 +79,7 @@ def methods(rhos):
         "SAM": Method(SAM, rhos),
         "SAM, ascent_fraction=0.25": Method(lambda rho: SAM(rho, ascent_fraction=0.25), rhos),
         "SAM, EveryK(k=5)": Method(lambda rho: SAM(keras_sam.schedules.EveryK(rho, 5)), rhos),
-        "SAM-ON": Method(lambda rho: SAM(rho, where="gamma|beta"), rhos),
+        "SAM-ON": Method(lambda rho: SAM(rho, where="(gamma|beta)$"), rhos),
         "ASAM": Method(keras_sam.ASAM, larger),
         "GSAM": Method(keras_sam.GSAM, rhos),
         "FriendlySAM": Method(keras_sam.FriendlySAM, rhos),

@@ -119,6 +119,12 @@ def check_positive(value, argument):
         raise ValueError(f"Received `{argument}={value!r}`; expected an integer of at least 1.")
 
 
+def check_seed(seed):
+    if not _is_integer(seed):
+        raise ValueError(f"Received `seed={seed!r}`; expected an integer, or `None` for a random one.")
+    return int(seed)
+
+
 def check_decay(decay):
     if not _is_real(decay) or not 0 <= decay < 1:
         raise ValueError(
@@ -136,7 +142,7 @@ def check_where(where):
     except (TypeError, re.error) as error:
         raise ValueError(
             f"`where` is a regular expression that is searched in `variable.path`. Received `where={where!r}` "
-            f"({error}); expected a string such as 'gamma|beta', or `None` to perturb every weight."
+            f"({error}); expected a string such as '(gamma|beta)$', or `None` to perturb every weight."
         ) from error
     return where
 

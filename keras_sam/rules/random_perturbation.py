@@ -5,6 +5,7 @@ import random
 import keras
 from keras import ops
 
+from keras_sam.rules import checks
 from keras_sam.rules.norms import steepest_ascent
 from keras_sam.rules.sam import SAM
 
@@ -43,8 +44,8 @@ class RandomPerturbation(SAM):
 
     def __init__(self, rho=0.05, m=None, where=None, seed=None):
         super().__init__(rho=rho, m=m, where=where)
-        self.seed = random.randrange(2**31) if seed is None else seed
-        self._generator = keras.random.SeedGenerator(self.seed)
+        self.seed = random.randrange(2**31) if seed is None else checks.check_seed(seed)
+        self._generator = keras.random.SeedGenerator(self.seed % 2**31)
 
     def perturbation(self, weights, gradient, step):
         state = self._generator.state

@@ -44,7 +44,7 @@ class SAM:
         second_order: Boolean, whether to add the term dropped before equation 3, the derivative of ε̂ by w: a product
             with the Hessian (appendix C.4). Needs `p` in (1, 2] and a single ascent step. Defaults to `False`.
         where: Regular expression searched in each `variable.path`; what does not match is not perturbed, and the norm
-            is that of the others. `"gamma|beta"` is SAM-ON. Defaults to `None`, every trainable variable.
+            is that of the others. `"(gamma|beta)$"` is SAM-ON. Defaults to `None`, every trainable variable.
 
     Raises:
         ValueError: If an argument is none of these; in `compile`, if `where` matches nothing.
@@ -86,7 +86,8 @@ class SAM:
         ```
 
         Custom training loops call it: see `examples/`. The loss and the state (BatchNormalization's statistics,
-        say) that count are those of the first call of `value_and_grad`, which is made at `weights`.
+        say) that count are those of the first call of `value_and_grad`, which is made at `weights`. An integer `m`, and
+        `ascent_fraction`, which choose examples, are left to the loop: it has them.
 
         Args:
             value_and_grad: Function from a list of weights to the loss there and the list of its gradients,

@@ -35,7 +35,8 @@ def second_order_term(rule, value_and_grad, weights, clean_gradient, gradient, e
 
     def slope(weights):
         _, at_weights = value_and_grad(weights)
-        return dot([ops.cast(at_weights[i], v.dtype) for i, v in zip(indices, vector)], vector)
+        pairs = [(ops.cast(at_weights[i], v.dtype), v) for i, v in zip(indices, vector) if at_weights[i] is not None]
+        return dot(*zip(*pairs)) if pairs else ops.zeros(())
 
     _, term = backend.value_and_grad(slope)(weights)
     if all(t is None for t in term):

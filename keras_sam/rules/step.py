@@ -72,6 +72,12 @@ def cast(tensor, dtype):
     return tensor if tensor.dtype == dtype else ops.cast(tensor, dtype)
 
 
+def widened(tensor):
+    """A tensor of half precision in float32: the digits of a sum of many parts are more than half precision has."""
+    is_half = keras.backend.standardize_dtype(tensor.dtype) in ("float16", "bfloat16")
+    return cast(tensor, "float32") if is_half else tensor
+
+
 def _common_dtype(dtypes):
     """float16 has neither the range nor the digits for a norm over all weights."""
     return "float64" if "float64" in map(keras.backend.standardize_dtype, dtypes) else "float32"

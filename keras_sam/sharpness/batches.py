@@ -24,10 +24,6 @@ def tensors(batch):
     return keras.tree.map_structure(lambda a: None if a is None else ops.convert_to_tensor(a), batch)
 
 
-def _concatenated(first, second):
-    return keras.tree.map_structure(lambda a, b: None if a is None else np.concatenate([a, b]), first, second)
-
-
 def groups(batches, m, batch_size):
     """The examples of some batches in groups of `m`, of which the last may be smaller, each a list of batches.
 
@@ -36,29 +32,38 @@ def groups(batches, m, batch_size):
         m: Int.
         batch_size: Int, the most examples of a batch of a group.
     """
-    rest = None
+    rest = []
     for batch in batches:
-        rest = batch if rest is None else _concatenated(rest, batch)
-        while num_examples(rest) >= m:
-            yield _parts(rows(rest, 0, m), batch_size)
-            rest = rows(rest, m)
-    if num_examples(rest):
+        rest = _extended(rest, batch)
+        while sum(map(num_examples, rest)) >= m:
+            group, rest = _split(rest, m)
+            yield _parts(group, batch_size)
+    if sum(map(num_examples, rest)):
         yield _parts(rest, batch_size)
 
 
+def _extended(group, batch):
+    """A group and one batch more, in one array with the last where their other axes agree: series can be padded."""
+    arrays = [a for b in (*group[-1:], batch) for a in keras.tree.flatten(b) if a is not None]
+    shapes = [np.shape(a)[1:] for a in arrays]
+    if not group or shapes[: len(shapes) // 2] != shapes[len(shapes) // 2 :]:
+        return [*group, batch]
+    joined = keras.tree.map_structure(lambda a, b: None if a is None else np.concatenate([a, b]), group[-1], batch)
+    return [*group[:-1], joined]
+
+
+def _split(group, m):
+    """The first `m` examples of a group, and the others, each a list of batches without empty ones."""
+    first, others = [], []
+    for batch in group:
+        first.append(rows(batch, 0, m))
+        others.append(rows(batch, m))
+        m = max(0, m - num_examples(batch))
+    return [[batch for batch in part if num_examples(batch)] for part in (first, others)]
+
+
 def _parts(group, size):
-    return [rows(group, start, start + size) for start in range(0, num_examples(group), size)]
-
-
-def class_axis(y, y_pred):
-    """The axis of predictions that labels, indices of classes, do not have: the last one where it may be several."""
-    # From the shapes, since Keras keeps that of a sparse loss to itself.
-    shape = list(y_pred.shape)
-    for axis in reversed(range(1, len(shape))):
-        # Labels may have an axis of 1 in place of the classes.
-        if [n for n in shape[:axis] + shape[axis + 1 :] if n != 1] == [n for n in y.shape if n != 1]:
-            return axis
-    return -1
+    return [rows(batch, start, start + size) for batch in group for start in range(0, num_examples(batch), size)]
 
 
 def check(data, batch_size):

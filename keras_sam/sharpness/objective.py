@@ -7,7 +7,9 @@ from keras import ops
 from keras_sam import backend
 from keras_sam.backend import keras_private
 from keras_sam.backend.passes import Scope
+from keras_sam.rules.step import widened
 from keras_sam.sharpness import batches
+from keras_sam.sharpness.error_rate import wrong_predictions
 
 
 class Objective:
@@ -164,7 +166,7 @@ class Objective:
                 with backend.guarded(self.model):
                     self.evaluate(self.weights, self.state, *tensors)
                 self._has_evaluated = True
-            values = [v if v is None else v * size for v in function(*arguments, state, *tensors)]
+            values = [v if v is None else widened(v) * size for v in function(*arguments, state, *tensors)]
             total = values if total is None else [a if a is None else a + b for a, b in zip(total, values)]
             count += size
             if self._progress is not None:
@@ -183,7 +185,7 @@ class Objective:
 
     def _loss_and_error(self, weights, state, x, y, sample_weight):
         loss, y_pred = self.evaluate(weights, state, x, y, sample_weight)
-        is_wrong = _is_wrong(self.model, y)
+        is_wrong = wrong_predictions(self.model, y)
         if is_wrong is None:
             return loss, loss * float("nan")
         return loss, ops.mean(ops.cast(is_wrong(y, y_pred), "float32"))
@@ -199,33 +201,6 @@ class Objective:
 
 def _value(variable):
     return ops.stop_gradient(ops.convert_to_tensor(variable))
-
-
-def _is_wrong(model, labels):
-    """A function of labels and predictions that tells which predictions are wrong, or `None` for other tasks."""
-    losses = keras.tree.flatten(model.loss)
-    loss = keras.losses.get(losses[0]) if len(losses) == 1 else None
-    name = getattr(loss, "__name__", None) or type(loss).__name__
-    if "crossentropy" not in name.lower().replace("_", "") or len(keras.tree.flatten(labels)) != 1:
-        return None
-    if "binary" in name.lower():
-        threshold = 0.0 if getattr(loss, "from_logits", False) else 0.5
-
-        def is_wrong_side(y, y_pred):
-            y, y_pred = (keras.tree.flatten(a)[0] for a in (y, y_pred))
-            return ops.not_equal(ops.cast(ops.reshape(y, ops.shape(y_pred)), y_pred.dtype) > 0.5, y_pred > threshold)
-
-        return is_wrong_side
-    has_indices = "sparse" in name.lower() or "generalized" in name.lower()
-
-    def is_wrong(y, y_pred):
-        y, y_pred = (keras.tree.flatten(a)[0] for a in (y, y_pred))
-        axis = batches.class_axis(y, y_pred) if has_indices else getattr(loss, "axis", -1)
-        predicted = ops.argmax(y_pred, axis)
-        classes = ops.reshape(y, ops.shape(predicted)) if has_indices else ops.argmax(y, axis)
-        return ops.not_equal(predicted, ops.cast(classes, predicted.dtype))
-
-    return is_wrong
 
 
 def _check_model(model):
