@@ -123,3 +123,6 @@ def test_random_layers_depend_on_seed_and_epoch_alone():
     np.testing.assert_array_equal(again[1], first)
     assert np.abs(first - second).max() > 0.1
     assert np.abs(masks(1, [0])[0] - first).max() > 0.1
+    # Where a number of a seed's state has 31 bits.
+    many, (last,) = masks(1_050_000, [4000]), masks(1_050_000, [4001])
+    assert np.abs(many[0] - last).max() > 0.1

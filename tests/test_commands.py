@@ -81,3 +81,12 @@ def test_a_result_is_shown_beside_the_paper(monkeypatch, tmp_path):
     assert code == 0
     assert "test error (%) 4.00 3.98 ± 0.05" in text
     assert os.path.join("table5", ROW, "sam", "seed-0.json") in text.replace(" ", "")
+
+
+def test_what_a_failed_run_said_is_shown_as_it_is(monkeypatch, tmp_path):
+    """Brackets are no style."""
+    said = "install keras-sam[tensorflow] on [/job:localhost/device:GPU:0]"
+    monkeypatch.setattr(commands.grid_of_runs, "execute", lambda runs, *args, **options: {runs[0]: said})
+    code, text = invoke("grid", "table5", "--row", ROW, "--method", "sgd", "--output", str(tmp_path))
+    assert code == 1
+    assert said in text

@@ -12,7 +12,7 @@ from conftest import required
 from rich.console import Console
 from typer.testing import CliRunner
 
-from keras_sam.experiments import commands, grid, runner
+from keras_sam.experiments import commands, grid, recipes, runner
 from keras_sam.experiments.runner import Run
 
 ROW = "wrn-28-10/basic/fashion_mnist"
@@ -25,6 +25,29 @@ def test_a_table_is_all_rows_methods_and_seeds():
     assert grid.expand("table5", [ROW], ["sam"], 2, precision="mixed_bfloat16") == [
         Run(table="table5", row=ROW, method="sam", seed=seed, precision="mixed_bfloat16") for seed in (0, 1)
     ]
+
+
+def test_rows_without_a_method_are_left_out():
+    """All images have no row for m = 32, and SGD has no ρ."""
+    runs = grid.expand("small-table5", methods=["sam", "sam-m-32", "sgd"], seeds=1, tune="rho")
+    known = recipes.module("small-table5").ROWS
+    assert {(run.row, run.method) for run in runs} == {
+        (name, method) for name, row in known.items() for method in ("sam", "sam-m-32") if method in row.methods
+    }
+    assert len({run.row for run in runs}) == len(known)
+
+
+@pytest.mark.parametrize(
+    ("table", "options"),
+    [
+        ("small-figure4", {"tune": "lr-wd"}),
+        ("small-table5", {"rows": ["60000/none"], "methods": ["sam-m-32"], "tuned": "none"}),
+        ("small-table5", {"methods": ["sgd"], "tune": "rho"}),
+    ],
+)
+def test_a_grid_of_nothing_is_refused(table, options):
+    with pytest.raises(ValueError, match=f"No row of {table} has a method to train"):
+        grid.expand(table, **options)
 
 
 def test_rho_is_chosen_on_a_tenth_of_the_training_set():
@@ -159,6 +182,24 @@ def test_a_run_that_fails_leaves_the_others_be(tmp_path, monkeypatch):
     assert grid.execute(runs, tmp_path, workers=2) == {runs[0]: "no data"}
     assert not runs[0].path(tmp_path).exists()
     assert runs[1].path(tmp_path).read_text() == "{}\n"
+
+
+def test_an_interrupted_grid_begins_no_other_run(tmp_path, monkeypatch):
+    runs = grid.expand("table5", [ROW], ["sam"], 4)
+    begun = tmp_path / "begun"
+    monkeypatch.setattr(
+        grid, "command", lambda run, output: ["sh", "-c", f"echo {run.seed} >> {begun}; sleep 0.5; exit 1"]
+    )
+
+    class Interrupted(Console):
+        def print(self, *args, **kwargs):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        grid.execute(runs, tmp_path, console=Interrupted())
+    time.sleep(2)
+    # The second may have begun while the first one was read.
+    assert begun.read_text() in ("0\n", "0\n1\n")
 
 
 def test_a_lost_node_of_a_ray_cluster_loses_no_run(tmp_path):

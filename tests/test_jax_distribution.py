@@ -506,4 +506,9 @@ def test_the_command_line_spreads_a_run_over_all_devices():
         distribution = keras.distribution.distribution()
         assert distribution.num_model_replicas == len(jax.devices())
         tanh_net("sam").fit(*data(8), verbose=0)
+        with pytest.raises(ValueError, match=r"797 images in batches of 128, of which the last has 29: 4 devices"):
+            strategies.check_shares(797, 128)
+        strategies.check_shares(800, 128)
+        strategies.check_shares(768, 128)
+    strategies.check_shares(797, 128)
     assert keras.distribution.distribution() is None

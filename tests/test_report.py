@@ -38,6 +38,21 @@ def test_the_better_of_one_and_two_times_the_epochs_stands_for_sgd(tmp_path):
     assert len(table) == 16
 
 
+def test_what_tries_other_values_stands_for_no_recipe(tmp_path):
+    write(tmp_path, "sgd", [0.06, 0.08])
+    write(tmp_path, "sgd-2x", [0.05, 0.07])
+    write(tmp_path, "sgd-2x", [0.01], learning_rate=0.02)
+    lines = comparison.lines("table5", comparison.read(tmp_path))
+    assert (ROW, "sgd-2x", "test_error", [0.05, 0.07], 2, "3.86 ± 0.14") in lines
+    assert (ROW, "sgd-2x (learning_rate=0.02)", "test_error", [0.01], 1, "") in lines
+
+
+def test_figure_1_has_the_papers_rho_where_a_table_has_the_best_one_too():
+    published = recipes.module("table11").ROWS["efficientnet-b7/cifar100"].published
+    sam, sgd = (report.number(published[name]["test_error"]) for name in ("sam", "sgd"))
+    assert ("table11/efficientnet-b7/cifar100", 1 - sam / sgd, None) in report.improvements("table11", {})
+
+
 def test_accuracies_are_better_when_larger(tmp_path):
     for alpha, accuracy in [(1, 0.7), (8, 0.8), (16, 0.6)]:
         run = Run(table="table4", row="noise-40", method=f"mixup-{alpha}")

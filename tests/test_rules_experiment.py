@@ -73,6 +73,16 @@ def test_what_is_there_is_not_trained_again(experiment, monkeypatch, tmp_path):
     assert len(calls) == 7
 
 
+def test_runs_of_another_backend_are_not_mixed_in(experiment, monkeypatch, tmp_path):
+    scripted(monkeypatch, {})
+    rules.run("digits", tmp_path, only=["SGD"], console=Console(quiet=True))
+    path = tmp_path / "rules_digits.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "backend": "jax"}))
+    result = CliRunner().invoke(app, ["rules", "digits", "--output", str(tmp_path)], env={"COLUMNS": "500"})
+    assert result.exit_code == 2
+    assert "has runs of Keras's backend 'jax', and this one is 'tensorflow'" in result.output
+
+
 def test_an_interrupted_command_keeps_the_runs_that_ended(experiment, monkeypatch, tmp_path):
     scripted(monkeypatch, {0.1: 0.6})
     original, ended = rules.train, []

@@ -104,6 +104,10 @@ def test_stopping_early_keeps_the_best_epoch_of_the_held_out_part(monkeypatch, t
     for got, want in zip(accuracies[-1], weights[1], strict=True):
         np.testing.assert_array_equal(got, want)
     assert not list(tmp_path.rglob("*.weights.h5"))
+    # Where hyperparameters are chosen the test set stays unread.
+    tuned = runner.run(dataclasses.replace(run, held_out=0.1), tmp_path)
+    numbers = {name: value for name, value in content["result"].items() if not name.startswith("test")}
+    assert tuned["result"] == pytest.approx(numbers)
 
 
 def test_weight_decay_is_half_of_the_squares_of_all_weights_in_the_loss():
@@ -142,6 +146,30 @@ def test_values_in_place_of_the_recipes():
     assert (
         str(Run(table="table4", row="noise-40", method="sam", seed=4).path("r")) == "r/table4/noise-40/sam/seed-4.json"
     )
+
+
+def test_random_directions_are_of_the_run_s_seed():
+    for seed in (0, 3):
+        run = Run(table="small-figure6", row="noise-40", method="random/rho-1", seed=seed)
+        assert run.recipe()[1].rule.get_config()["seed"] == seed
+        assert runner.settings_of(run)["method"]["rule"]["config"]["seed"] == seed
+
+
+def test_networks_that_take_pixels_have_them_cut_by_their_mean(monkeypatch, tmp_path):
+    """Cutout leaves the data set's mean, which is 0 where images are normalized."""
+    given = []
+    monkeypatch.setattr(training, "train", lambda row, method, splits, *args: given.append((row, splits)) or 1 / 0)
+    for table, row in (("table3", "efficientnet-b7/cifar10"), ("table1", "wrn-28-10/cutout/cifar10")):
+        with pytest.raises(ZeroDivisionError):
+            runner.run(Run(table=table, row=row, method="sam", smoke=True), tmp_path)
+    means = loaded("cifar10", 0.0, 0.0).normalization[0]
+    for (_, splits), fill, rest in zip(given, (means, np.zeros(3)), (200.0, None)):
+        grey = splits.train._replace(x=np.full_like(splits.train.x, 200))
+        images = next(iter(pipelines.pipeline(splits._replace(train=grey), 16, "basic+cutout")))[0].numpy()
+        rest = (200 - means) / splits.normalization[1] if rest is None else np.full(3, rest)
+        is_cut = np.abs(images - fill).max(-1) < 1e-3
+        assert 0.05 < is_cut.mean() < 0.26
+        np.testing.assert_allclose(images[~is_cut], np.broadcast_to(rest, images[~is_cut].shape), rtol=1e-5)
 
 
 @pytest.mark.parametrize("table", recipes.NAMES)

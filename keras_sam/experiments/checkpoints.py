@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from keras_sam.experiments import results
 
@@ -76,4 +77,6 @@ class RandomStateByEpoch(keras.callbacks.Callback):
         keras.utils.set_random_seed((self.seed * 100_003 + epoch) % 2**32)
         for i, variable in enumerate(self.model.non_trainable_variables):
             if variable.path.endswith("seed_generator_state"):
-                variable.assign([self.seed * 100_003 + i, epoch << 20])
+                # 31 bits, which the state has on every backend.
+                hashed = np.random.SeedSequence([self.seed, i, epoch]).generate_state(1)[0] >> 1
+                variable.assign([int(hashed), 0])

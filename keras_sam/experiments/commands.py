@@ -61,10 +61,8 @@ def rules(
     unknown = sorted(set(method or ()) - set(known))
     check(not unknown, f"--method: received {unknown}, expected some of {list(known)}.")
     make(output)
-    try:
+    with readable():
         rules_experiment.run(experiment, output, only=method)
-    except FileNotFoundError as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 @app.command("list")
@@ -167,7 +165,8 @@ def grid(
             runs, output, workers, ray, cpus, gpus, console, data_dir=data_dir, download=download
         )
     for one, printed in failed.items():
-        console.print(f"[bold]{one.path(output)} failed:[/bold]", printed, sep="\n")
+        console.print(f"{one.path(output)} failed:", style="bold", markup=False)
+        console.print(printed, markup=False, highlight=False)
     if not smoke:
         reports.write(output, console, [table])
     raise typer.Exit(bool(failed))

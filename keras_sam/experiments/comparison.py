@@ -117,7 +117,8 @@ def lines(name, found, chosen=None):
         told = set()
         for method, published in row.published.items():
             tuned = (chosen or {}).get((row_name, method))
-            candidates = [m for m in mine if m == method or m.startswith(f"{method}-")]
+            # Without those that try a value in place of the recipe's.
+            candidates = [m for m in mine if m == method or (m.startswith(f"{method}-") and "(" not in m)]
             candidates = [tuned] if tuned in mine else candidates
             told.update(candidates)
             for metric, paper in published.items():

@@ -31,7 +31,8 @@ def expand(table, rows=None, methods=None, seeds=None, tune=None, tuned=None, **
     Args:
         table: Name of a table or figure.
         rows: Names of rows. Defaults to `None`, all.
-        methods: Names of methods. Defaults to `None`, all that a row has; with `tune` those that it chooses for.
+        methods: Names of methods, for the rows that have them. Defaults to `None`, all that a row has; with `tune`
+            those that it chooses for.
         seeds: Int, how many seeds, from 0 on, or with `tune` from `TUNING_SEED` on. Defaults to `None`, as many as the
             paper.
         tune: Key of `TUNE`, to train every value of it on nine tenths of the training set. Defaults to `None`.
@@ -44,7 +45,7 @@ def expand(table, rows=None, methods=None, seeds=None, tune=None, tuned=None, **
         List of `Run`s.
 
     Raises:
-        ValueError: If nothing was tuned in that folder.
+        ValueError: If nothing was tuned in that folder, or no row has one of the methods.
     """
     known = recipes.module(table).ROWS
     runs = []
@@ -53,13 +54,19 @@ def expand(table, rows=None, methods=None, seeds=None, tune=None, tuned=None, **
         first = TUNING_SEED if tune else 0
         variants = TUNE[tune](row) if tune else [{}]
         held_out = {"held_out": recipes.HELD_OUT} if tune and not row.held_out else {}
-        names = methods or _methods(row, tune)
+        names = [name for name in methods or _methods(row, tune) if _can(row, name, tune)]
         of_methods = [Run(table=table, row=name, method=method, **options, **held_out) for method in names]
         if tuned:
             of_methods = _tuned(of_methods, row, tuned, is_needed=methods is not None)
         for run in of_methods:
             for seed in range(first, first + (seeds or row.num_seeds)):
                 runs += [dataclasses.replace(run, seed=seed, **variant) for variant in variants]
+    if not runs:
+        raise ValueError(
+            f"No row of {table} has a method to train: received {list(rows or known)} with {methods or 'all'}"
+            f"{f' and tune={tune!r}' if tune else ''}. A ρ is tuned for methods with a rule, learning rate and weight "
+            "decay for `sgd`; `keras-sam list` names those of each row."
+        )
     return runs
 
 
@@ -99,6 +106,11 @@ def best_rho(run, row, output):
             f"`keras-sam grid {run.table} --row {run.row} --method {run.method} --tune rho`."
         )
     return min(errors, key=lambda rho: sum(errors[rho]))
+
+
+def _can(row, name, tune):
+    """Whether a row has a method, and it what is to be tuned."""
+    return name in row.methods and (tune != "rho" or row.methods[name].rule is not None)
 
 
 def _methods(row, tune):
@@ -164,7 +176,7 @@ def execute(runs, output, workers=1, ray=None, cpus=1, gpus=0, console=None, **d
             path.parent.mkdir(parents=True, exist_ok=True)
             results.write_json(path, content)
         if console:
-            console.print(f"{number}/{len(missing)} {path} {'failed' if error else ''}")
+            console.print(f"{number}/{len(missing)} {path} {'failed' if error else ''}", markup=False)
     return failed
 
 
@@ -175,10 +187,13 @@ def _here(commands, output, workers):
             return run, json.loads(run.path(output).read_text()), None
         return run, None, "\n".join((done.stdout + done.stderr).strip().splitlines()[-20:])
 
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(workers)
+    try:
         futures = [pool.submit(train, run, arguments) for run, arguments in commands.items()]
         for future in concurrent.futures.as_completed(futures):
             yield future.result()
+    finally:  # an interruption ends what runs, and begins nothing more
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def on_ray(runs, train, address, cpus=1, gpus=0):

@@ -149,7 +149,8 @@ def improvements(name, found, chosen=None):
         if metric == "test_error" and paper:
             kind = "sam" if method.startswith("sam") else "sgd" if method.startswith("sgd") else None
             mine = float(np.mean(values)) if values else None
-            by_row.setdefault(row, {})[kind] = number(paper), mine
+            # The first of several, such as SAM with the paper's ρ before the best one.
+            by_row.setdefault(row, {}).setdefault(kind, (number(paper), mine))
     points = []
     for row, errors in by_row.items():
         if {"sam", "sgd"} <= set(errors):

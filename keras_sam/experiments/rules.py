@@ -85,7 +85,7 @@ def methods(rhos):
         "FriendlySAM": Method(keras_sam.FriendlySAM, rhos),
         "LookSAM": Method(keras_sam.LookSAM, rhos),
         "MSAM": Method(keras_sam.MSAM, larger),
-        "RandomPerturbation": Method(lambda rho: keras_sam.RandomPerturbation(rho, seed=0), larger),
+        "RandomPerturbation": Method(keras_sam.RandomPerturbation, larger),
     }
 
 
@@ -121,14 +121,22 @@ def run(name, output, only=None, console=None):
         output: Folder of the file.
         only: Names of methods, to train no others. Defaults to `None`, all.
         console: `rich.console.Console`. Defaults to a new one.
+
+    Raises:
+        ValueError: If the file has runs of another backend.
     """
-    console, experiment = console or Console(), EXPERIMENTS[name]
+    console, experiment, backend = console or Console(), EXPERIMENTS[name], keras.backend.backend()
     path = Path(output) / f"rules_{name}.json"
     content: dict[str, Any] = {"runs": {}, "rows": {}}
 
     def read():
         # With what other processes have added, each of its own methods.
         there = json.loads(path.read_text()) if path.exists() else {}
+        if there.get("backend", backend) != backend:
+            raise ValueError(
+                f"{path} has runs of Keras's backend {there['backend']!r}, and this one is {backend!r}: methods would "
+                "be compared between them. Give another `--output`, or move it away."
+            )
         content.update({**there, **{part: {**there.get(part, {}), **content[part]} for part in ("runs", "rows")}})
 
     def write(part, name, value):

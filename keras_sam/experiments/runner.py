@@ -71,9 +71,12 @@ class Run:
         method = row.methods[self.method]
         changes = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "held_out")}
         row = dataclasses.replace(row, **{name: value for name, value in changes.items() if value is not None})
-        if self.rho is not None:
-            rule = type(method.rule).from_config({**method.rule.get_config(), "rho": self.rho})
-            method = dataclasses.replace(method, rule=rule)
+        if method.rule is not None:
+            config = method.rule.get_config()
+            changes = {} if self.rho is None else {"rho": self.rho}
+            if "seed" in config:  # random directions differ from seed to seed, as weights do
+                changes["seed"] = self.seed
+            method = dataclasses.replace(method, rule=type(method.rule).from_config({**config, **changes}))
         if method.stop_early and not row.held_out:
             row = dataclasses.replace(row, held_out=recipes.HELD_OUT)
         if self.smoke:
@@ -126,7 +129,7 @@ def run(run, output, data_dir=None, download=False):
             stand_in=run.smoke,
         )
         if NETWORKS[row.network].takes_pixels:
-            splits = splits._replace(normalization=(0.0, 1.0))
+            splits = splits.in_pixels()
         # Only now, since it takes its time to import: data that are missing are said at once.
         from keras_sam.experiments import training
 
@@ -139,7 +142,8 @@ def run(run, output, data_dir=None, download=False):
                 relabelled = training.relabelled(model, row, splits)
                 model, history = training.train(row, method, relabelled, SECOND_SEED + run.seed, work / "second")
             if method.stop_early:
-                result = training.stopped_early(model, row, method, splits, history, work / "first")
+                tested = None if run.held_out else splits
+                result = training.stopped_early(model, row, method, tested, history, work / "first")
             else:
                 result = training.result(history, "validation" if row.held_out else "test")
         finally:

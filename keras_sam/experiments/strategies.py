@@ -37,3 +37,18 @@ def scope(name):
     return {"mirrored": tf.distribute.MirroredStrategy, "multi-worker": tf.distribute.MultiWorkerMirroredStrategy}[
         name
     ]().scope()
+
+
+def check_shares(num_examples, batch_size):
+    """Raise a `ValueError` if devices cannot share the last batch that an error is measured on, before training.
+
+    Under Keras's `DataParallel` every device takes as many rows; tf.distribute's strategies share any batch.
+    """
+    distribution = keras.distribution.distribution()
+    devices = 1 if distribution is None else distribution.num_model_replicas
+    if num_examples % batch_size % devices:
+        raise ValueError(
+            f"The error is measured on {num_examples} images in batches of {batch_size}, of which the last has "
+            f"{num_examples % batch_size}: {devices} devices cannot share it evenly. Let JAX see a number of devices "
+            "that divides it, or use TensorFlow with another `--strategy`."
+        )

@@ -7,6 +7,7 @@ import numpy as np
 
 import keras_sam
 from keras_sam.callbacks import NAMES, InnerMaximization
+from keras_sam.experiments import strategies
 from keras_sam.experiments.checkpoints import Checkpoint, RandomStateByEpoch
 from keras_sam.experiments.data import pipelines
 from keras_sam.experiments.models import NETWORKS
@@ -34,6 +35,8 @@ def train(row, method, splits, seed, folder):
     keras.utils.set_random_seed(seed % 2**32)
     checkpoint = Checkpoint(folder)
     steps_per_epoch, epochs = length(row, method, splits)
+    for split in (splits.validation or splits.test, *([splits.train] if method.bootstrap else [])):
+        strategies.check_shares(pipelines.num_examples(split), row.batch_size)
     model = build(row, method, splits, steps_per_epoch * epochs)
     training = training_data(row, method, splits, seed, checkpoint.epoch * steps_per_epoch)
     callbacks = [RandomStateByEpoch(seed), keras.callbacks.TerminateOnNaN()]
@@ -122,13 +125,19 @@ def relabelled(model, row, splits):
 
 
 def stopped_early(model, row, method, splits, history, folder):
-    """The numbers, by the names of the recipes, of the epoch with the best validation accuracy, on the test set."""
+    """The numbers, by the names of the recipes, of the epoch with the best validation accuracy.
+
+    Those of the test set are left out where `splits` is `None`.
+    """
+    best = int(np.argmax(history["val_accuracy"]))
+    numbers = {"validation_error": 1 - history["val_accuracy"][best], "train_accuracy": history["accuracy"][best]}
+    numbers = {"stopped_at_epoch": best + 1, **numbers}
+    if splits is None:
+        return numbers
     model.load_weights(folder / BEST)
     data = evaluation_data(row, method, splits._replace(validation=None))
     accuracy = model.evaluate(data, verbose=0, return_dict=True)["accuracy"]
-    best = int(np.argmax(history["val_accuracy"]))
-    numbers = {"validation_error": 1 - history["val_accuracy"][best], "train_accuracy": history["accuracy"][best]}
-    return {"test_error": 1 - accuracy, "test_accuracy": accuracy, "stopped_at_epoch": best + 1, **numbers}
+    return {"test_error": 1 - accuracy, "test_accuracy": accuracy, **numbers}
 
 
 def result(history, part):

@@ -58,7 +58,7 @@ def crop(images, seed):
 
 
 def cutout(images, seed):
-    """A square of 16 pixels a side becomes 0, the mean of normalized images; its centre is any pixel.
+    """A square of 16 pixels a side becomes 0, the mean of centred images; its centre is any pixel.
 
     Raises:
         ValueError: If images are no larger than that.

@@ -8,7 +8,7 @@ model.fit(batches, steps_per_epoch=steps, validation_data=evaluation(data, data.
 ```
 
 Images are float32, `(pixel − mean) / standard deviation` by channel, of `data.normalization`; for a network with
-preprocessing of its own take `data._replace(normalization=(0.0, 1.0))`.
+preprocessing of its own take `data.in_pixels()`.
 """
 
 import math
@@ -89,7 +89,8 @@ def pipeline(data, batch_size, augmentation="none", *, seed=0, start=0, image_si
             images = step(images, step_seed)
         images = normalized(images, data.normalization)
         if chosen.cutout:
-            images = augmentations.cutout(images, seeds[-2])
+            fill = np.broadcast_to(np.float32(data.fill), images.shape[1:])
+            images = augmentations.cutout(images - fill, seeds[-2]) + fill
         return encoded.resized(images, image_size), labels
 
     @_as_it_is

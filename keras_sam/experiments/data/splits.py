@@ -39,6 +39,8 @@ class Data(NamedTuple):
         num_classes: Int.
         image_shape: `(height, width, channels)`, `None` where images differ.
         normalization: `(mean, standard deviation)` by channel, of pixel values from 0 to 255.
+        fill: What Cutout puts in place of pixels, by channel, in the units of the images that are fed. Defaults to
+            `0.0`, the mean of normalized ones.
     """
 
     train: Split | Stream
@@ -47,6 +49,11 @@ class Data(NamedTuple):
     num_classes: int
     image_shape: tuple
     normalization: tuple
+    fill: Any = 0.0
+
+    def in_pixels(self):
+        """The same for a network that takes values from 0 to 255."""
+        return self._replace(normalization=(0.0, 1.0), fill=self.normalization[0])
 
 
 def num_examples(split):
