@@ -16,6 +16,8 @@ from keras_sam import backend
 from keras_sam.backend import keras_private
 
 SUFFIXES = (".keras", ".weights.h5", ".npz")
+# The beginning of the names that random numbers of no layer have in the file of the seeds.
+RANDOM = "random_"
 
 
 @contextlib.contextmanager
@@ -106,9 +108,12 @@ class BackupAndRestore(keras.callbacks.Callback):
                 optimizer.build(self.model.trainable_variables)
             self.model.load_weights(self._path(epoch, batches))
             with np.load(self._seeds_path(epoch, batches)) as file:
-                for variable, name in zip(_seeds(self.model), file.files, strict=True):
-                    variable.assign(file[name])
-            self._resume(epoch, batches)
+                states = [file[name] for name in file.files if name.startswith("arr_")]
+                numbers = [file[name] for name in file.files if name.startswith(RANDOM)]
+            for variable, state in zip(_seeds(self.model), states, strict=True):
+                variable.assign(state)
+            backend.set_random_state(numbers)
+            self._resume(epoch, batches, numbers)
         self._last_saved = batches
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -135,7 +140,8 @@ class BackupAndRestore(keras.callbacks.Callback):
     def _save(self, epoch, batches):
         self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(self.model, self._seeds_path(epoch, batches)) as path:
-            np.savez(path, *[ops.convert_to_numpy(v) for v in _seeds(self.model)])
+            numbers = {f"{RANDOM}{i}": state for i, state in enumerate(backend.random_state())}
+            np.savez(path, *[ops.convert_to_numpy(v) for v in _seeds(self.model)], **numbers)
         # Last, since this file alone says that there is a backup.
         with replacing(self.model, self._path(epoch, batches)) as path:
             self.model.save_weights(path)
@@ -148,7 +154,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             self._path(*backup).unlink()
             self._seeds_path(*backup).unlink()
 
-    def _resume(self, epoch, batches):
+    def _resume(self, epoch, batches, numbers):
         """This `fit` begins at that epoch, and the first calls of the train function only take that many batches."""
         model, train = self.model, self.model.train_function
         calls = -(-batches // model.steps_per_execution)
@@ -169,6 +175,8 @@ class BackupAndRestore(keras.callbacks.Callback):
             nonlocal calls
             if not calls:
                 undo()
+                if batches:  # in the run before, what begins an epoch had drawn its numbers already
+                    backend.set_random_state(numbers)
                 return train(*args)
             calls -= 1
             # On TensorFlow the data is an iterator; elsewhere the batch itself, behind the state on JAX.

@@ -72,17 +72,23 @@ class SAMModel(SAMTrainer, keras.Model):
         if isinstance(model, SAMTrainer):
             return model
         _check_wrappable(model)
-        if isinstance(model, keras.Sequential):
-            return cls(model.inputs[0], model.outputs[0], name=model.name)
-        if isinstance(model, keras_private.Functional) and type(model).call is keras_private.Functional.call:
-            return cls(model.input, model.output, name=model.name)
+        graph = None
+        if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call:
+            graph = model.inputs[0], model.outputs[0]
+        elif isinstance(model, keras_private.Functional) and type(model).call is keras_private.Functional.call:
+            graph = model.input, model.output
+        if graph is not None:
+            twin = cls(*graph, name=model.name)
+            # By which `compile` scales losses.
+            twin.dtype_policy = model.dtype_policy
+            return twin
         if cls is not SAMModel:
             raise ValueError(
                 f"`{cls.__name__}.from_model` received a {type(model).__name__}, a subclassed model, whose `call` it "
                 "cannot take over; expected a Functional or Sequential one. Write "
                 f"`class C({cls.__name__}, {type(model).__name__})` instead."
             )
-        wrapped = SubclassedSAMModel(model, name=model.name)
+        wrapped = SubclassedSAMModel(model, name=model.name, dtype=model.dtype_policy)
         # With the shape that Keras has recorded, for `export`, where it is that of a single input.
         shape = model.get_build_config() or {}
         if "input_shape" in shape:
@@ -115,11 +121,14 @@ class SubclassedSAMModel(SAMModel):
         return self.model(inputs)
 
     def get_config(self):
-        return {"name": self.name, "model": keras.saving.serialize_keras_object(self.model)}
+        policy = keras.saving.serialize_keras_object(self.dtype_policy)
+        return {"name": self.name, "dtype": policy, "model": keras.saving.serialize_keras_object(self.model)}
 
     @classmethod
     def from_config(cls, config):
-        return cls(keras.saving.deserialize_keras_object(config["model"]), name=config["name"])
+        model = keras.saving.deserialize_keras_object(config.pop("model"))
+        policy = keras.saving.deserialize_keras_object(config.pop("dtype", None))
+        return cls(model, dtype=policy, **config)
 
 
 def _make_functional(cls):

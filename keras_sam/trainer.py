@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import types
+import warnings
 
 import keras
 
@@ -66,7 +67,7 @@ class SAMTrainer(backend.Trainer):
             )
         is_logged = rule is not None and rule.perturbs and rule.has_clean_pass
         if is_logged:
-            _check_names(args, kwargs)
+            _check_names(args, kwargs, super().metrics)
         super().compile(*args, **kwargs)
         if self.optimizer is not None:
             rule_state.forget(self.optimizer)
@@ -150,7 +151,18 @@ class SAMTrainer(backend.Trainer):
         return {**keras_private.portable(config), "sam": keras.saving.serialize_keras_object(self.sam)}
 
     def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(keras_private.portable(config)))
+        options = keras.saving.deserialize_keras_object(keras_private.portable(config))
+        try:
+            inspect.signature(self.compile).bind(**options)
+        except TypeError as error:
+            warnings.warn(
+                f"`{self.name}` is loaded without being compiled: {type(self).__name__} has a `compile` of its own, "
+                f"which does not take what Keras has saved ({error}). Call it, or give the class a "
+                "`get_compile_config` and a `compile_from_config`.",
+                stacklevel=2,
+            )
+            return
+        self.compile(**options)
         # Keras loads the optimizer's variables next, and drops them all unless each exists already.
         if self.built:
             rule_state.create(self)

@@ -200,6 +200,38 @@ def test_from_model_keeps_dictionaries():
     assert set(model({"a": X, "b": X})) == {"sum", "dense"}
 
 
+class Doubled(keras.Sequential):
+    """A Sequential whose forward pass is its own."""
+
+    def call(self, x, training=None, mask=None):
+        return 2 * super().call(x, training=training, mask=mask)
+
+
+def test_from_model_keeps_the_call_of_a_sequential_model():
+    original = Doubled([keras.Input((3,)), layers.Dense(2)])
+    np.testing.assert_array_equal(to_numpy(keras_sam.SAMModel.from_model(original)(X)), to_numpy(original(X)))
+
+
+@keras.saving.register_keras_serializable()
+class Plain(Net, keras.Model):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["functional", "subclassed"])
+def test_from_model_keeps_the_dtype_policy_by_which_losses_are_scaled(kind, tmp_path):
+    if kind == "functional":
+        original = functional(keras.Model)
+        original.dtype_policy = "mixed_float16"
+    else:
+        original = called(Plain(dtype="mixed_float16"))
+    model = keras_sam.SAMModel.from_model(original)
+    model.compile("sgd", "mse")
+    assert type(model.optimizer).__name__ == "LossScaleOptimizer"
+    if kind == "subclassed":
+        model.save(tmp_path / "model.keras")
+        assert keras.saving.load_model(tmp_path / "model.keras").dtype_policy.name == "mixed_float16"
+
+
 def test_from_model_of_a_sam_model_is_that_model():
     model = functional(keras_sam.SAMModel)
     assert keras_sam.SAMModel.from_model(model) is model
@@ -446,6 +478,36 @@ def test_a_metric_with_the_name_of_sams_log():
     model.compile("sgd", "mse", metrics=[metric], sam=None)
     logs = model.evaluate(X, Y, verbose=0, return_dict=True)
     assert logs["sharpness"] == logs["loss"]
+
+
+def test_a_metric_of_the_model_s_own_with_the_name_of_sams_log():
+    class Measured(Net, keras_sam.SAMModel):
+        def __init__(self):
+            super().__init__()
+            self.measure = keras.metrics.Mean(name="sharpness")
+
+    with pytest.raises(ValueError, match=r"the name that SAM's own log has: give it another one, `Mean\("):
+        Measured().compile("sgd", "mse")
+    Measured().compile("sgd", "mse", sam=None)
+
+
+@keras.saving.register_keras_serializable()
+class Compiling(Net, keras_sam.SAMModel):
+    def compile(self, optimizer, factor, **kwargs):
+        super().compile(optimizer, "mse", **kwargs)
+        self.factor = factor
+
+
+def test_a_model_with_a_compile_of_its_own_is_loaded_without_being_compiled(tmp_path):
+    """As by Keras, which cannot know `factor`."""
+    model = Compiling()
+    model.compile("sgd", factor=2.0)
+    model.fit(X, Y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match=r"without being compiled: Compiling has a `compile` of its own"):
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert getattr(loaded, "optimizer", None) is None
+    np.testing.assert_array_equal(to_numpy(loaded(X)), to_numpy(model(X)))
 
 
 def test_compile_refuses_a_class_with_a_sam_of_its_own():

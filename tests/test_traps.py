@@ -1,6 +1,7 @@
 """Layers and optimizers that other implementations of SAM train wrongly: each is right here, or refused by name."""
 
 import functools
+import random
 
 import keras
 import numpy as np
@@ -79,6 +80,29 @@ def test_a_layer_that_recomputes_is_right_or_refused_by_name(before):
         m.fit(ROWS, TARGETS, verbose=0)
     for got, want in zip(variables_of(model), variables_of(expected), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+
+
+class Drawing(layers.Layer):
+    """Draws from Python's and NumPy's generators, as `keras.layers.AugMix` does."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = []
+
+    def call(self, x):
+        self.drawn.append((random.random(), np.random.uniform()))
+        return x * self.drawn[-1][0]
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="there it draws in every step: docs/limits.md")
+def test_both_passes_draw_the_same_from_python_while_they_are_traced():
+    layer = Drawing()
+    model = model_of(layer, layers.Dense(2))
+    model.compile("sgd", "mse")
+    layer.drawn.clear()
+    model.train_on_batch(ROWS, TARGETS)
+    assert len(layer.drawn) >= 2
+    assert layer.drawn[-1] == layer.drawn[-2]
 
 
 class Stopped(keras_sam.SAMModel):

@@ -17,7 +17,8 @@ __all__ = [
     "is_chief",
     "is_eager",
     "loop",
-    "random_state_kept",
+    "random_state",
+    "set_random_state",
     "train_step",
     "value_and_grad",
 ]
@@ -50,6 +51,7 @@ hessian_vector_product = _chosen.hessian_vector_product
 is_chief = _chosen.is_chief
 is_eager = _chosen.is_eager
 loop = _chosen.loop
-random_state_kept = _chosen.random_state_kept
+random_state = _chosen.random_state
+set_random_state = _chosen.set_random_state
 train_step = _chosen.train_step
 value_and_grad = _chosen.value_and_grad

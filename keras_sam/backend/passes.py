@@ -1,9 +1,11 @@
 """The evaluations of the loss that one training step makes: functional, all from the same state."""
 
 import contextlib
+import random
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_sam import backend
@@ -66,6 +68,8 @@ class Forward:
         self.scale = scale
         self.guard = guard
         self.updated = None
+        # What a layer such as `keras.layers.AugMix` draws while it is traced is part of the graph, of all passes alike.
+        self.random = None if backend.is_eager() else (random.getstate(), np.random.get_state())
 
     def __call__(self, weights, batch):
         """Evaluates the loss.
@@ -78,6 +82,9 @@ class Forward:
             The scaled loss; then the loss itself, the predictions, and the values that the forward pass would have
             assigned. To which variables, `updated` lists from the first evaluation on.
         """
+        if self.random is not None:
+            random.setstate(self.random[0])
+            np.random.set_state(self.random[1])
         variables = self.model.trainable_variables
         with self.guard() as on_update, Scope(zip(variables, weights), self.state, on_update) as scope:
             y_pred = keras_private.call_for_training(self.model, batch.x)

@@ -87,15 +87,15 @@ def hessian_vector_product(function, weights, vector):
         return value_and_grad(slope)(weights)[1]
 
 
-@contextlib.contextmanager
-def random_state_kept():
-    """A context manager after which random numbers go on as before it: unseeded dropout asks torch's generators."""
-    states = [(source, source.get_rng_state()) for source in _generators()]
-    try:
-        yield
-    finally:
-        for source, state in states:
-            source.set_rng_state(state)
+def random_state():
+    """The states of random numbers that are no layer's, arrays: unseeded dropout asks torch's generators."""
+    return [source.get_rng_state() for source in _generators()]
+
+
+def set_random_state(states):
+    """Put back what `random_state` returned."""
+    for source, state in zip(_generators(), states):
+        source.set_rng_state(torch.as_tensor(state))
 
 
 def compiled(function):
@@ -186,12 +186,11 @@ def train_step(model, sharpness, data):
 
 def _same_random_numbers():
     """A guard under which each evaluation draws the same numbers: unseeded dropout asks torch's own generators."""
-    states = [(source, source.get_rng_state()) for source in _generators()]
+    states = random_state()
 
     @contextlib.contextmanager
     def guard():
-        for source, state in states:
-            source.set_rng_state(state)
+        set_random_state(states)
         yield
 
     return guard

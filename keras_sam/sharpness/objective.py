@@ -1,5 +1,7 @@
 """The loss of a model over data, as a function of its weights alone: what every measure of sharpness evaluates."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import ops
@@ -178,7 +180,7 @@ class Objective:
         """Loss and predictions of a batch of tensors."""
         batches.check_labels(self.model, y)
         weights, state = zip(self.model.trainable_variables, weights), zip(self.model.non_trainable_variables, state)
-        with backend.random_state_kept(), Scope(weights, state):
+        with _random_state_kept(), Scope(weights, state):
             y_pred = self.model(x, training=self.training)
             loss = keras_private.total_loss(self.model, x, y, y_pred, sample_weight, training=self.training)
         return loss, y_pred
@@ -197,6 +199,15 @@ class Objective:
     def _product(self, weights, vectors, state, *batch):
         products = backend.hessian_vector_product(lambda w: self.evaluate(w, state, *batch)[0], weights, vectors)
         return [ops.zeros_like(w) if h is None else h for w, h in zip(weights, products)]
+
+
+@contextlib.contextmanager
+def _random_state_kept():
+    states = backend.random_state()
+    try:
+        yield
+    finally:
+        backend.set_random_state(states)
 
 
 def _value(variable):
