@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import time
 import warnings
 
 import keras
@@ -112,6 +113,9 @@ def disagreeing(strategy, folder):
     said["unseeded"] = " ".join(str(warning.message) for warning in caught)
     with open(os.path.join(folder, f"said-{task}.json"), "w") as file:
         json.dump(said, file)
+    # A host that ends aborts what another one may still be gathering.
+    while not all(os.path.exists(os.path.join(folder, f"said-{other}.json")) for other in (0, 1)):
+        time.sleep(0.1)
 
 
 def error_of(model):
