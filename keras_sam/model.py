@@ -126,9 +126,9 @@ class SubclassedSAMModel(SAMModel):
 
     @classmethod
     def from_config(cls, config):
-        model = keras.saving.deserialize_keras_object(config.pop("model"))
-        policy = keras.saving.deserialize_keras_object(config.pop("dtype", None))
-        return cls(model, dtype=policy, **config)
+        # Files of an earlier version have no policy.
+        model, policy = (keras.saving.deserialize_keras_object(config.get(name)) for name in ("model", "dtype"))
+        return cls(model, name=config["name"], dtype=policy)
 
 
 def _make_functional(cls):

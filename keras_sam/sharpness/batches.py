@@ -44,12 +44,14 @@ def groups(batches, m, batch_size):
 
 def _extended(group, batch):
     """A group and one batch more, in one array with the last where their other axes agree: series can be padded."""
-    arrays = [a for b in (*group[-1:], batch) for a in keras.tree.flatten(b) if a is not None]
-    shapes = [np.shape(a)[1:] for a in arrays]
-    if not group or shapes[: len(shapes) // 2] != shapes[len(shapes) // 2 :]:
+    if not group or _shapes(group[-1]) != _shapes(batch):
         return [*group, batch]
     joined = keras.tree.map_structure(lambda a, b: None if a is None else np.concatenate([a, b]), group[-1], batch)
     return [*group[:-1], joined]
+
+
+def _shapes(batch):
+    return [None if a is None else np.shape(a)[1:] for a in keras.tree.flatten(batch)]
 
 
 def _split(group, m):
