@@ -57,7 +57,7 @@ def sam_step(model, loss_of, optimizer, rule, iteration, x, y, state=()):
             tensors |= {name: buffer.clone() for name, buffer in buffers.items()}
         model.zero_grad()
         no_sync = model.no_sync() if average_here or keras_sam.in_ascent() else contextlib.nullcontext()
-        with no_sync, torch.random.fork_rng():
+        with no_sync, torch.random.fork_rng(devices=[]):  # those of GPUs are seeded anew in each pass
             torch.manual_seed(seed + dist.get_rank())  # dropout's masks are the same in all passes of a process
             loss = loss_of(torch.func.functional_call(model, tensors, x), y)
             loss.backward()

@@ -114,11 +114,9 @@ def _can(row, name, tune):
 
 
 def _methods(row, tune):
-    if tune == "rho":
-        return ["sam"] if "sam" in row.methods else [name for name, method in row.methods.items() if method.rule]
     if tune == "lr-wd":
         return ["sgd"]
-    return list(row.methods)
+    return ["sam"] if tune == "rho" and "sam" in row.methods else list(row.methods)
 
 
 def command(run, output, data_dir=None, download=False):

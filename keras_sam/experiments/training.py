@@ -130,8 +130,11 @@ def stopped_early(model, row, method, splits, history, folder):
     Those of the test set are left out where `splits` is `None`.
     """
     best = int(np.argmax(history["val_accuracy"]))
-    numbers = {"validation_error": 1 - history["val_accuracy"][best], "train_accuracy": history["accuracy"][best]}
-    numbers = {"stopped_at_epoch": best + 1, **numbers}
+    numbers = {
+        "stopped_at_epoch": best + 1,
+        "validation_error": 1 - history["val_accuracy"][best],
+        "train_accuracy": history["accuracy"][best],
+    }
     if splits is None:
         return numbers
     model.load_weights(folder / BEST)
