@@ -35,8 +35,8 @@ def test_a_run_writes_every_number_with_where_it_comes_from(experiment, tmp_path
     result = CliRunner().invoke(app, ["rules", "digits", "--output", str(tmp_path)])
     assert result.exit_code == 0, result.output
     content = json.loads((tmp_path / "rules_digits.json").read_text())
-    # SGD has nothing to choose; SAM three runs to choose by and two that count.
-    assert len(content["runs"]) == 2 + 3 + 2
+    # SGD has nothing to choose; SAM a run for each ρ to choose by and two that count.
+    assert len(content["runs"]) == 2 + len(content["rows"]["SAM"]["rhos"]) + 2
     assert {"command", "versions", "commit"} < set(content)
     rho = content["rows"]["SAM"]["rho"]
     counted = [content["runs"][f"SAM | rho={rho} | seed={seed}"]["test"] for seed in (0, 1)]
@@ -61,6 +61,32 @@ def test_validation_chooses_rho_on_seeds_that_do_not_count(experiment, monkeypat
     content = rules.run("digits", tmp_path, console=Console(quiet=True))
     assert content["rows"]["SAM"]["rho"] == 0.2
     assert calls == [(0.0, 0), (0.0, 1), (0.1, 100), (0.2, 100), (0.5, 100), (0.2, 0), (0.2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("best", "more", "rho"),
+    [
+        (0.2, [], 0.2),
+        (0.7, [1.0], 0.5),
+        (1.5, [1.0, 2.0], 1.0),
+        (100, [1.0, 2.0, 4.0], 4.0),
+        (0.06, [0.05, 0.025], 0.05),
+        (0, [0.05, 0.025, 0.0125], 0.0125),
+    ],
+)
+def test_while_the_best_rho_is_at_the_edge_one_beyond_it_is_tried(best, more, rho):
+    tried = []
+
+    def validation(rho):
+        tried.append(rho)
+        return -abs(rho - best)
+
+    assert rules.choose(validation, (0.1, 0.2, 0.5)) == (rho, sorted([0.1, 0.2, 0.5, *more]))
+    assert tried == [0.1, 0.2, 0.5, *more]
+
+
+def test_a_single_rho_is_not_tried():
+    assert rules.choose(None, (0.3,)) == (0.3, [0.3])
 
 
 def test_what_is_there_is_not_trained_again(experiment, monkeypatch, tmp_path):
