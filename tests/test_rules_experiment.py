@@ -142,6 +142,23 @@ def test_two_processes_with_other_methods_lose_no_run_of_each_other(experiment, 
     assert json.loads((tmp_path / "rules_digits.json").read_text()) == content
 
 
+def test_a_row_that_another_process_has_chosen_anew_is_kept(experiment, monkeypatch, tmp_path):
+    calls = scripted(monkeypatch, {0.1: 0.6, 0.2: 0.8, 0.5: 0.7})
+    rules.run("digits", tmp_path, only=["SAM"], console=Console(quiet=True))
+    scripted_train, path = rules.train, tmp_path / "rules_digits.json"
+
+    def train(*args):
+        if len(calls) == 5:  # while SGD trains
+            content = json.loads(path.read_text())
+            content["rows"]["SAM"]["rho"] = 0.1
+            path.write_text(json.dumps(content))
+        return scripted_train(*args)
+
+    monkeypatch.setattr(rules, "train", train)
+    content = rules.run("digits", tmp_path, only=["SGD"], console=Console(quiet=True))
+    assert content["rows"]["SAM"]["rho"] == 0.1
+
+
 def test_the_lead_is_paired_by_seed():
     rows = {
         "SGD, 2x epochs": {"rho": 0.0, "rhos": [0.0], "test": [0.50, 0.60, 0.70]},

@@ -132,14 +132,14 @@ def run(name, output, only=None, console=None):
     content: dict[str, Any] = {"runs": {}, "rows": {}}
 
     def read():
-        # With what other processes have added, each of its own methods.
+        # With what other processes have added or chosen anew, each of its own methods.
         there = json.loads(path.read_text()) if path.exists() else {}
         if there.get("backend", backend) != backend:
             raise ValueError(
                 f"{path} has runs of Keras's backend {there['backend']!r}, and this one is {backend!r}: methods would "
                 "be compared between them. Give another `--output`, or move it away."
             )
-        content.update({**there, **{part: {**there.get(part, {}), **content[part]} for part in ("runs", "rows")}})
+        content.update(there)
 
     def write(part, name, value):
         read()
