@@ -5,8 +5,8 @@ Fashion-MNIST (of Debian's package `dataset-fashion-mnist`, or its four gz files
 from 2,000 images at 64 pixels: a new head, BatchNormalization's statistics frozen as in appendix C.2 of the paper, SGD
 with momentum, half a cosine, and gradients clipped as in the paper's code. SGD gets as many steps and twice as many,
 which cost what SAM's cost. ρ is chosen on validation images with clean labels, with a seed that does not count.
-`--noise 0.4` draws 40 % of the labels anew. With frozen statistics this network is sharp: at the ρ of table 8, 0.05 and
-more, most trials fell to chance within a few epochs, so that a tenth of them is tried.
+`--noise 0.4` draws 40 % of the labels anew. With frozen statistics this network is sharp: at 0.05 and more, as most
+of table 8, most trials fell to chance within a few epochs, so that a tenth of them is tried.
 
 Writes `finetune_efficientnet.json` after every run, 18 of them for five seeds, and goes on where it was interrupted.
 For EfficientNet-B7 with Keras's own weights on a GPU see `keras-sam run table3 --row efficientnet-b7/cars196 --method

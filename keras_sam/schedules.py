@@ -19,7 +19,7 @@ class EveryK(checks.Schedule):
     A step costs 1 + 1/k plain ones on average.
 
     Args:
-        rho: Float ≥ 0, or a `LearningRateSchedule` of it.
+        rho: Float ≥ 0, or a `LearningRateSchedule` of it; often larger than for SAM in every step.
         k: Integer ≥ 1.
 
     Raises:

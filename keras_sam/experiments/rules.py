@@ -7,8 +7,8 @@ by accuracy on validation images with clean labels then trains on seeds 0 to 4. 
 twice as many. After every run the results are on disk, and a command that was interrupted goes on.
 
 Expect on one CPU core an hour and a half for `digits` (40 % of the labels drawn anew: SAM far ahead of SGD), half an
-hour for `m`, and five hours for `fashion` (5,000 images with clean labels, of which SGD fits every one in 20 epochs:
-differences of half a point).
+hour for `m`, and three to nine hours for `fashion` (5,000 images with clean labels, of which SGD fits every one in 20
+epochs: differences of half a point).
 """
 
 import json

@@ -19,7 +19,7 @@ class ASAM(SAM):
     ```
 
     Args:
-        rho: Float ≥ 0 or `LearningRateSchedule`, the radius in units of the scaled weights, about ten times SAM's.
+        rho: Float ≥ 0 or `LearningRateSchedule`, the radius in units of the scaled weights, 2 to 10 times SAM's.
             Defaults to `0.5`.
         eta: Float ≥ 0, added to every |w| so that a zero weight can move. Defaults to `0.01`.
         m: How many examples share one ε̂, as in `SAM`. Defaults to `None`.

@@ -23,7 +23,7 @@ class LookSAM(SAM):
     them, and averaged over replicas in each step. Another `compile` starts a fresh one.
 
     Args:
-        rho: Float ≥ 0 or `LearningRateSchedule`, the radius, as in `SAM`. Defaults to `0.05`.
+        rho: Float ≥ 0 or `LearningRateSchedule`, the radius, that of `SAM` or more. Defaults to `0.05`.
         k: Integer ≥ 1, the steps from one gradient of SAM to the next; 1 is SAM. Defaults to `5`.
         alpha: Float ≥ 0, the length of the reused part in units of the gradient. Defaults to `0.1`; the 0.7 of
             the paper is for large batches, and can be too much.

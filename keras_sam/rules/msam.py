@@ -21,8 +21,8 @@ class MSAM(SAM):
     `keras.optimizers.SGD(momentum=…)`, `Adam`, `AdamW` or `Lion`.
 
     Args:
-        rho: Float ≥ 0 or `LearningRateSchedule`, the length of ε in units of the weights, some forty times SAM's.
-            Defaults to `2.0`.
+        rho: Float ≥ 0 or `LearningRateSchedule`, the length of ε in units of the weights, often several times
+            SAM's. Defaults to `2.0`.
         where: Regular expression, which variables move, as in `SAM`. Defaults to `None`.
 
     Raises:

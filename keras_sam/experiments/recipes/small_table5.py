@@ -1,17 +1,17 @@
 """Table 5's question on one processor: 5,000 images of Fashion-MNIST, their labels clean or 40 % of them wrong.
 
 A pre-activation ResNet-8 of 78,000 weights, long enough that plain training fits its training set. Choose ρ first
-(`keras-sam grid small-table5 --method sam --method sam-m-32 --tune rho --seeds 3`), then `--tuned`. One to
-seven minutes a run of SAM on one core. Expect errors of 18 to 19 % for SGD's 38 where labels are wrong; with flip and
-crop SGD is ahead there, with 17 for 20. On clean images expect 13.1 (12.8 with m = 32) for 14.2 without augmentation,
-12.9 for 11.7 with flip and crop, 15.4 for 12.6 with Cutout as well.
+(`keras-sam grid small-table5 --row noise-40/none --method sam --method sam-m-32 --tune rho --seeds 3`, likewise the
+other rows), then `--tuned`. One to seven minutes a run of SAM on one core. Expect errors of 18 to 19 % for SGD's 38
+where labels are wrong; with flip and crop SGD is ahead there, with 17 for 20. On clean images expect 13.1 (12.8 with
+m = 32) for 14.2 without augmentation, 12.9 for 11.7 with flip and crop, 15.4 for 12.6 with Cutout as well.
 
-The row `clean-long/basic` has flip and crop for so many epochs that SGD fits its labels, half an hour a run of SAM on
-JAX: expect 9.9 for 10.5 of as many epochs.
+The row `clean-long/basic` has flip and crop for so many epochs that SGD fits its labels, 35 minutes and more a run of
+SAM on JAX: expect 9.9 for 10.5 of as many epochs.
 
 The rows `60000/none` and `60000/basic` take all images and twice the width, a quarter to three quarters of an hour
 a run of SAM. Expect 7.0 for 7.1 without augmentation, and with flip and crop, where SGD fits 93 % of its labels, 7.7
-for 7.3. `60000-long/basic` trains for the epochs that an hour of SAM holds on JAX.
+for 7.3. `60000-long/basic` has twice the epochs, an hour and more a run of SAM on JAX.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import dataclasses
 from keras_sam import SAM
 from keras_sam.experiments.recipes import Method, Row, control
 
-TITLE = "Fashion-MNIST, 5,000 images"
+TITLE = "Fashion-MNIST on one processor"
 AUGMENTATIONS = ("none", "basic", "basic+cutout")
 # By noise: what SGD needs to fit the training set.
 EPOCHS = {0.0: 40, 0.4: 20}
