@@ -67,7 +67,7 @@ class SAMTrainer(backend.Trainer):
             )
         is_logged = rule is not None and rule.perturbs and rule.has_clean_pass
         if is_logged:
-            _check_names(args, kwargs, super().metrics)
+            _check_names(super().metrics, args, kwargs)
         super().compile(*args, **kwargs)
         if self.optimizer is not None:
             rule_state.forget(self.optimizer)
@@ -114,24 +114,19 @@ class SAMTrainer(backend.Trainer):
                 f"Received `filepath={filepath!r}`. Keras's old format HDF5 does not keep the rule of a model: save to "
                 "a file that ends in `.keras`, or the weights alone with `save_weights('model.weights.h5')`."
             )
-        with checkpoint.replacing(self, filepath, overwrite) as path:
+        # Keras refuses a file of that name with `zipped=False`.
+        with checkpoint.replacing(self, filepath, overwrite and zipped is not False) as path:
             return super().save(path, overwrite=overwrite, zipped=zipped, **kwargs)
 
     def save_weights(self, filepath, overwrite=True, max_shard_size=None):
         with checkpoint.replacing(self, filepath, overwrite and max_shard_size is None) as path:
             return super().save_weights(path, overwrite=overwrite, max_shard_size=max_shard_size)
 
-    @property
-    def metrics(self):
-        metric = self._sharpness.metric
-        return super().metrics + ([] if metric is None else [metric])
-
-    # A class whose `metrics` is its own, as Keras's guide to `compute_loss` has it, leaves ours out.
+    # Beside `metrics`, all of which a class of the user's may update by labels and predictions, as Keras's guides do.
     @property
     def metrics_variables(self):
-        variables, metric = super().metrics_variables, self._sharpness.metric
-        ours = [] if metric is None or any(m is metric for m in self.metrics) else metric.variables
-        return variables + ours
+        metric = self._sharpness.metric
+        return super().metrics_variables + ([] if metric is None else metric.variables)
 
     def reset_metrics(self):
         super().reset_metrics()
@@ -139,10 +134,8 @@ class SAMTrainer(backend.Trainer):
             self._sharpness.metric.reset_state()
 
     def get_metrics_result(self):
-        logs = super().get_metrics_result()
-        if self._sharpness.hidden and self._sharpness.metric is not None:
-            logs.pop("sharpness", None)
-        return logs
+        logs, metric = super().get_metrics_result(), self._sharpness.metric
+        return logs if metric is None or self._sharpness.hidden else {**logs, "sharpness": metric.result()}
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -204,12 +197,16 @@ class SAMTrainer(backend.Trainer):
             )
 
 
-def _check_names(*arguments):
-    for value in keras.tree.flatten(arguments):
-        if isinstance(value, keras.Metric) and value.name == "sharpness":
+def _check_names(metrics, args, kwargs):
+    made = [value for value in keras.tree.flatten((metrics, args, kwargs)) if isinstance(value, keras.Metric)]
+    # `metrics` and `weighted_metrics`, which take functions and names as well.
+    others = keras.tree.flatten((args[3:5], kwargs.get("metrics"), kwargs.get("weighted_metrics")))
+    for value in made + others:
+        name = value if isinstance(value, str) else getattr(value, "name", getattr(value, "__name__", None))
+        if name == "sharpness":
             raise ValueError(
-                f"Received the metric {value} with the name that SAM's own log has: give it another one, "
-                f"`{type(value).__name__}(name=…)`."
+                f"Received the metric {value} with the name that SAM's own log has: give it another one, such as "
+                "`keras.metrics.MeanMetricWrapper(function, name=…)` for a function."
             )
 
 

@@ -160,6 +160,8 @@ def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path):
     model = made()
     with pytest.raises((OSError, ValueError), match=r"missing/model\.keras"):
         model.save(tmp_path / "missing" / "model.keras")
+    with pytest.raises(ValueError, match=r"Received: filepath=\S*/model\.keras"):
+        model.save(tmp_path / "model.keras", zipped=False)
     with pytest.raises(ValueError, match=r"Received: filepath=\S*/model\.h5"):
         model.save_weights(tmp_path / "model.h5")
 

@@ -152,6 +152,30 @@ def test_a_compute_metrics_of_the_users_own_keeps_its_logs_beside_the_sharpness(
     assert set(model.fit(X, Y, verbose=0).history) == {"own", "sharpness"}
 
 
+class Guided(keras_sam.SAMModel):
+    """As Keras's guides have it: every metric, but for the loss, by labels and predictions."""
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        for metric in self.metrics:
+            if metric.name != "loss":
+                metric.update_state(y, y_pred)
+        return self.get_metrics_result()
+
+
+@pytest.mark.parametrize("metric", ["mae", "sparse_categorical_accuracy"])
+def test_a_loop_over_the_models_metrics_updates_the_users_alone(metric):
+    logs = []
+    loss, y = ("mse", Y) if metric == "mae" else ("sparse_categorical_crossentropy", np.arange(16) % 2)
+    for cls in (keras_sam.SAMModel, Guided):
+        keras.utils.set_random_seed(0)
+        model = functional(cls)
+        model.compile("sgd", loss, metrics=[metric])
+        logs.append(model.fit(X, y, batch_size=8, shuffle=False, validation_data=(X, y), verbose=0).history)
+        logs[-1].update(model.evaluate(X, y, verbose=0, return_dict=True))
+    assert logs[1] == logs[0]
+    assert "val_sharpness" not in logs[0]
+
+
 @pytest.mark.parametrize(
     "build",
     [
@@ -472,9 +496,20 @@ def test_after_a_compile_that_was_refused_another_one_works():
 
 
 def test_a_metric_with_the_name_of_sams_log():
+    def sharpness(y, y_pred):
+        return ops.square(y - y_pred)
+
     model, metric = functional(keras_sam.SAMModel), keras.metrics.MeanSquaredError(name="sharpness")
-    with pytest.raises(ValueError, match=r"the name that SAM's own log has: give it another one, `MeanSquaredError\("):
-        model.compile("sgd", "mse", metrics=[metric])
+    refused = pytest.raises(ValueError, match=r"the metric .* the name that SAM's own log has: give it another one")
+    for metrics in ([metric], {"dense": [sharpness]}, ["mae", "sharpness"]):
+        with refused:
+            model.compile("sgd", "mse", metrics=metrics)
+        with refused:
+            model.compile("sgd", "mse", weighted_metrics=metrics)
+        with refused:
+            model.compile("sgd", "mse", None, metrics)
+    # A loss has no log of its name.
+    model.compile("sgd", sharpness)
     model.compile("sgd", "mse", metrics=[metric], sam=None)
     logs = model.evaluate(X, Y, verbose=0, return_dict=True)
     assert logs["sharpness"] == logs["loss"]
@@ -486,7 +521,7 @@ def test_a_metric_of_the_model_s_own_with_the_name_of_sams_log():
             super().__init__()
             self.measure = keras.metrics.Mean(name="sharpness")
 
-    with pytest.raises(ValueError, match=r"the name that SAM's own log has: give it another one, `Mean\("):
+    with pytest.raises(ValueError, match=r"the metric .* the name that SAM's own log has: give it another one"):
         Measured().compile("sgd", "mse")
     Measured().compile("sgd", "mse", sam=None)
 

@@ -211,7 +211,7 @@ def test_validation_logs_have_no_sharpness():
     assert set(model.evaluate(x, y, verbose=0, return_dict=True)) == {"loss", "accuracy"}
     assert len(model.evaluate(x, y, verbose=0)) == 2
     assert set(model.test_on_batch(x, y, return_dict=True)) == {"loss", "accuracy"}
-    assert [m.name for m in model.metrics] == ["loss", "compile_metrics", "sharpness"]
+    assert [m.name for m in model.metrics] == ["loss", "compile_metrics"]
 
 
 def test_a_ragged_last_batch_is_traced_once_and_no_step_again():
