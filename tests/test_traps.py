@@ -1,6 +1,7 @@
 """Layers and optimizers that other implementations of SAM train wrongly: each is right here, or refused by name."""
 
 import functools
+import gc
 import random
 
 import keras
@@ -270,3 +271,36 @@ def test_what_a_layer_assigns_from_a_weight_is_the_weight_before_the_update(run_
     model.train_on_batch(np.ones((4, 3), "float32"), np.ones((4, 2), "float32"))
     np.testing.assert_array_equal(to_numpy(layer.previous), before)
     assert np.abs(to_numpy(layer.kernel) - before).min() > 1e-3
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the only backend whose `keras.tree` makes cyclic garbage")
+@pytest.mark.parametrize(
+    ("rule", "copies"),
+    [
+        (keras_sam.SAM(0.1), 1),
+        (keras_sam.SAM(0.1, m=1), 1),
+        (keras_sam.FriendlySAM(0.1), 2),
+        (keras_sam.FriendlySAM(0.1, m=1), 2),
+        (keras_sam.LookSAM(0.1), 2),
+    ],
+    ids=repr,
+)
+def test_a_step_leaves_no_copy_of_the_weights_to_the_garbage_collector(rule, copies):
+    import torch
+
+    x, shape = np.ones((2, 37), "float32"), (37, 41)
+    inputs = keras.Input(shape[:1])
+    model = keras_sam.SAMModel(inputs, layers.Dense(shape[1], use_bias=False)(inputs))
+    model.compile("sgd", "mse", sam=rule)
+    y = np.ones((2, shape[1]), "float32")
+    model.train_on_batch(x, y)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            model.train_on_batch(x, y)
+        tensors = [t for t in gc.get_objects() if isinstance(t, torch.Tensor) and t.shape == shape]
+        # The weight, and what the rule keeps of it.
+        assert len({t.untyped_storage().data_ptr() for t in tensors}) == copies
+    finally:
+        gc.enable()

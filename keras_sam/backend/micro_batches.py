@@ -104,7 +104,7 @@ def over_micro_batches(run, batch, weights, m, fraction, loop, is_carried):
         # Run eagerly, a layer can leave out weights that no row of a micro-batch needs.
         has_gradient[:] = [had or g is not None for had, g in zip(has_gradient, result.gradient)]
         averaged += [ops.zeros_like(w) if g is None else g for w, g in zip(weights, result.gradient)]
-        averaged += [*keras.tree.flatten(result.state), result.loss, result.sharpness]
+        averaged += [*(tensor for slot in result.state for tensor in slot), result.loss, result.sharpness]
         averaged += [y for y, by_row in predictions if not by_row]
         return averaged, [value_of[id(v)] for v in to_carry], [y for y, by_row in predictions if by_row]
 

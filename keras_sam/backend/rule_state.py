@@ -56,7 +56,7 @@ def updates(model, state, scale=None):
         scale: What the optimizer multiplies losses by, or `None`. If it does, a step that is not finite is skipped.
     """
     variables = [v for slot in _slots(model.sam) for v in _kept(model, slot)]
-    values = keras.tree.flatten(state)
+    values = [tensor for slot in state for tensor in slot]
     if scale is not None and values:
         finite = ops.all(ops.stack([ops.all(ops.isfinite(value)) for value in values]))
         values = [ops.where(finite, value, v.value) for v, value in zip(variables, values)]

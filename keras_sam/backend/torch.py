@@ -110,7 +110,11 @@ def is_eager():
 
 def loop(count, body, carry):
     """`carry = body(i, carry)` for i in 0 … count − 1, one after the other."""
-    return ops.fori_loop(0, count, body, carry)
+    # `ops.fori_loop` flattens the carry, which torch does by a closure that keeps all of it alive until Python's cyclic
+    # garbage is collected.
+    for i in range(int(count)):
+        carry = body(i, carry)
+    return carry
 
 
 def cond(condition, if_true, if_false):
