@@ -69,9 +69,9 @@ def test_validation_chooses_rho_on_seeds_that_do_not_count(experiment, monkeypat
         (0.2, [], 0.2),
         (0.7, [1.0], 0.5),
         (1.5, [1.0, 2.0], 1.0),
-        (100, [1.0, 2.0, 4.0], 4.0),
+        (100, [1.0, 2.0, 4.0, 8.0], 8.0),
         (0.06, [0.05, 0.025], 0.05),
-        (0, [0.05, 0.025, 0.0125], 0.0125),
+        (0, [0.05, 0.025, 0.0125, 0.00625], 0.00625),
     ],
 )
 def test_while_the_best_rho_is_at_the_edge_one_beyond_it_is_tried(best, more, rho):

@@ -2,7 +2,7 @@
 
 Command: `keras-sam rules digits`, `fashion` or `m`. SGD with momentum 0.9, learning rate 0.1 with cosine decay,
 batches of 128, weight decay 5e-4, no augmentation. Each method tries three values of ρ on seeds that are not used
-again, and where the best of them is the largest (the smallest), up to three more, each twice (half) the last; the best
+again, and where the best of them is the largest (the smallest), up to four more, each twice (half) the last; the best
 by accuracy on validation images with clean labels then trains on seeds 0 to 4. SGD gets the epochs of the rules, and
 twice as many. After every run the results are on disk, and a command that was interrupted goes on.
 
@@ -33,7 +33,7 @@ from keras_sam.experiments.statistics import percent
 
 BATCH_SIZE, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 128, 0.1, 0.9, 5e-4
 SMALLER_M = 16
-MORE_RHOS = 3
+MORE_RHOS = 4
 
 
 class Method(NamedTuple):
