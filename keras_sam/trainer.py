@@ -84,7 +84,8 @@ class SAMTrainer(backend.Trainer):
     def make_train_function(self, *args, **kwargs):
         if self._sharpness.refusal is not None:
             raise ValueError(f"`compile` was refused, call it again: {self._sharpness.refusal}")
-        if self.built and self._is_active():
+        # A `build` may leave layers to the first call, and the optimizer has to know all of their variables.
+        if self.built and self._is_active() and (self.optimizer.built or keras_private.is_built(self)):
             rule_state.create(self)
         return super().make_train_function(*args, **kwargs)
 

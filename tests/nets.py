@@ -120,6 +120,23 @@ def two_tables():
     return {"a": x, "b": y}, {"c": x[:, :1], "d": y}
 
 
+class ReturnsOne(keras_sam.SAMModel):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+class ReturnsMore(ReturnsOne):
+    """And what has no rows beside it, to be trained by the loss `{"y": …}`."""
+
+    def call(self, x):
+        y = self.dense(x)
+        return {"y": y, "none": None, "mean": ops.mean(y)}
+
+
 CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 NETS = {
     "conv": (conv_net, images, {"loss": CROSSENTROPY}),

@@ -256,6 +256,54 @@ def test_from_model_keeps_the_dtype_policy_by_which_losses_are_scaled(kind, tmp_
         assert keras.saving.load_model(tmp_path / "model.keras").dtype_policy.name == "mixed_float16"
 
 
+class LeavesALayer(Net):
+    def build(self, shape):
+        self.hidden.build(shape)
+
+
+@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer")
+@pytest.mark.parametrize("net", [Net, LeavesALayer])
+@pytest.mark.parametrize("rule", [keras_sam.SAM(0.1), keras_sam.FriendlySAM(0.1)], ids=repr)
+def test_what_build_leaves_out_is_made_in_the_first_step(net, rule):
+    """By Keras's own `build` every layer."""
+
+    def trained(build, net):
+        class Model(net, keras_sam.SAMModel):
+            pass
+
+        keras.utils.set_random_seed(0)
+        model = Model()
+        build(model)
+        model.compile(keras.optimizers.Adam(0.1), "mse", sam=rule)
+        return model.fit(X, Y, batch_size=8, shuffle=False, verbose=0).history, model.get_weights()
+
+    logs, weights = trained(lambda model: model.build((None, 3)), net)
+    expected_logs, expected = trained(lambda model: model(X[:1]), Net)
+    assert logs == expected_logs
+    for got, want in zip(weights, expected, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_what_train_on_batch_lists_by_place_has_the_place_that_it_has_in_keras():
+    """Among the metrics of several outputs, which Keras sorts by name."""
+
+    def listed(cls, **options):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((3,))
+        model = cls(inputs, [layers.Dense(2, name="a")(inputs), layers.Dense(2, name="v")(inputs)])
+        model.compile("sgd", ["mse", "mse"], metrics=[["mae"], ["mae"]], **options)
+        return model.train_on_batch(X, [Y, Y]), model.get_metrics_result()
+
+    plain, _ = listed(keras.Model)
+    with_sam, logs = listed(keras_sam.SAMModel, sam=keras_sam.SAM(0.1))
+    np.testing.assert_allclose(with_sam, [*plain, float(logs["sharpness"])], rtol=1e-6)
+
+    model = functional(keras_sam.SAMModel)
+    model.compile("sgd", "mse")
+    assert len(model.train_on_batch(X, Y)) == 2
+    assert np.ndim(model.test_on_batch(X, Y)) == 0
+
+
 def test_from_model_of_a_sam_model_is_that_model():
     model = functional(keras_sam.SAMModel)
     assert keras_sam.SAMModel.from_model(model) is model

@@ -341,6 +341,24 @@ def test_metrics_of_replicas_leave_out_what_is_masked(mirrored, m):
     assert [value for name, value in logs.items() if "accuracy" in name] == [[1.0]]
 
 
+@pytest.mark.parametrize("m", [None, 2])
+def test_not_all_that_a_model_returns_has_rows(mirrored, m):
+    """Of 9 rows the last batch has 1, which leaves a replica without."""
+
+    def trained(cls, y, loss):
+        keras.utils.set_random_seed(0)
+        with mirrored(2).scope():
+            model = cls()
+            model.compile(keras.optimizers.SGD(0.1), loss, sam=keras_sam.SAM(0.1, m=m))
+        history = model.fit(x, y, batch_size=8, shuffle=False, verbose=0).history
+        return [history["loss"], history["sharpness"], *model.get_weights()]
+
+    x, y = (a.astype("float32") for a in data(9))
+    got, want = trained(nets.ReturnsMore, {"y": y}, {"y": "mse"}), trained(nets.ReturnsOne, y, "mse")
+    for value, expected in zip(got, want, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
 class Overflow(layers.Layer):
     """Infinite in the examples that are marked, in the pass at w or in the other."""
 

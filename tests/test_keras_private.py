@@ -15,7 +15,7 @@ def test_keras_still_has_what_is_imported(path):
     assert hasattr(importlib.import_module(module), name), f"Keras {keras.__version__} renamed {path}"
 
 
-@pytest.mark.parametrize("name", keras_private.ATTRIBUTES)
+@pytest.mark.parametrize("name", keras_private.ATTRIBUTES | keras_private.METHODS)
 def test_keras_still_has_the_attributes(name):
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
@@ -45,7 +45,9 @@ def test_keras_still_has_the_modules_of_torchs_optimizers():
 
 def test_no_other_file_touches_a_private_name():
     """`keras.src` and the attributes above occur in keras_private.py alone."""
-    names = "|".join(map(re.escape, keras_private.ATTRIBUTES | keras_private.OPTIMIZER_ATTRIBUTES))
+    names = "|".join(
+        map(re.escape, keras_private.ATTRIBUTES | keras_private.METHODS | keras_private.OPTIMIZER_ATTRIBUTES)
+    )
     private = re.compile(rf"keras\.src|\.(?:{names})\b")
     root = pathlib.Path(keras_sam.__file__).parent
     found = [path.name for path in root.rglob("*.py") if private.search(path.read_text())]

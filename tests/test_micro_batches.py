@@ -3,6 +3,7 @@
 import contextlib
 
 import keras
+import nets
 import numpy as np
 import pytest
 from conftest import BACKEND
@@ -191,6 +192,23 @@ def test_predictions_without_rows_are_averaged():
     logs = model.train_on_batch(x, np.zeros((10, 2), "float32"), return_dict=True)
     assert logs["rows"] == 10
     np.testing.assert_allclose(logs["penalty"], np.mean(to_numpy(model(x)["y"]) ** 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("m", [None, 4])
+def test_a_prediction_may_be_none(m):
+    """In a model that its first batch builds."""
+
+    def trained(cls, y, loss):
+        keras.utils.set_random_seed(0)
+        model = cls()
+        model.compile(keras.optimizers.SGD(0.1), loss, sam=SAM(0.1, m=m))
+        history = model.fit(x, y, batch_size=10, shuffle=False, verbose=0).history
+        return [history["loss"], history["sharpness"], *model.get_weights()]
+
+    x, y = table()
+    got, want = trained(nets.ReturnsMore, {"y": y}, {"y": "mse"}), trained(nets.ReturnsOne, y, "mse")
+    for value, expected in zip(got, want, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("m", [2, 3])

@@ -6,7 +6,7 @@ import jax
 import keras
 from keras import ops
 
-from keras_sam.backend import rule_state
+from keras_sam.backend import keras_private, rule_state
 from keras_sam.backend.jax_convolutions import in_standard_layout
 from keras_sam.backend.jax_devices import data_axis, sam_gradient_of_devices
 from keras_sam.backend.jax_trainer import Trainer, check_devices, check_hosts_agree, is_chief
@@ -84,7 +84,7 @@ def guarded(model):
 
 def check_model(model):
     """Raise a `ValueError` for a model that SAM would train wrongly on this backend."""
-    if model.built:
+    if keras_private.is_built(model):
         check_weights(model)
     check_devices(model)
     if data_axis(model.sam) is not None:

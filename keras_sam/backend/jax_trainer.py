@@ -9,10 +9,10 @@ import keras
 import numpy as np
 from jax.experimental import multihost_utils
 
-from keras_sam.backend import hosts
+from keras_sam.backend import hosts, keras_private
 
 
-class Trainer:
+class Trainer(keras_private.Trainer):
     """Mixin of `SAMTrainer`: what Keras leaves to be found out in the first step, or in the last one of an epoch."""
 
     def fit(self, *args, **kwargs):

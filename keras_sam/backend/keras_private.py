@@ -4,6 +4,7 @@
 """
 
 import keras
+from keras.src.backend import compute_output_spec
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.losses.loss import unscale_loss_for_distribution
 from keras.src.models.functional import Functional
@@ -14,10 +15,13 @@ from keras.src.utils.rng_utils import get_random_seed as random_seed
 __all__ = [
     "ATTRIBUTES",
     "IMPORTS",
+    "METHODS",
     "OPTIMIZER_ATTRIBUTES",
     "TENSORFLOW_METHODS",
     "Functional",
+    "Trainer",
     "batches",
+    "build_from_shapes",
     "call_for_training",
     "check_momentum",
     "functional_init_arguments",
@@ -41,6 +45,7 @@ __all__ = [
 ]
 
 IMPORTS = {
+    "keras.src.backend.compute_output_spec": "builds a model, whatever it returns, from the shapes of a batch",
     "keras.src.backend.common.masking.get_keras_mask": "metrics leave out what a layer has masked",
     "keras.src.backend.common.masking.set_keras_mask": "which predictions that were cut or detached have to say too",
     "keras.src.losses.loss.unscale_loss_for_distribution": "a loss is divided by the number of replicas; logs are not",
@@ -60,6 +65,10 @@ ATTRIBUTES = {
     "_initial_epoch": "where `fit` begins after a callback has read a backup",
     "_remat_mode": "a layer under `keras.RematScope` recomputes its forward pass, on TensorFlow with other weights",
 }
+# What is overridden on every backend.
+METHODS = {
+    "_flatten_metrics_in_order": "sorts `sharpness` into the middle of what `train_on_batch` returns as a list",
+}
 # What the TensorFlow backend overrides; Keras's other trainers have no such method.
 TENSORFLOW_METHODS = {
     "_maybe_symbolic_build": "averages the first batch over replicas, which fails where their shares or hosts differ",
@@ -72,9 +81,31 @@ OPTIMIZER_ATTRIBUTES = {
 }
 
 
+class Trainer:
+    """Mixin of `SAMTrainer` on every backend."""
+
+    def _flatten_metrics_in_order(self, logs):
+        """`sharpness` last, so that what plain Keras gives keeps its place."""
+        metric = self._sharpness.metric
+        if metric is None or metric.name not in logs:
+            return super()._flatten_metrics_in_order(logs)
+        others = super()._flatten_metrics_in_order({k: v for k, v in logs.items() if k != metric.name})
+        return [*(others if isinstance(others, list) else [others]), logs[metric.name]]
+
+
 def is_built(model):
     """Whether every layer has its variables; `fit` on one device builds a model in its first forward pass."""
     return all(layer.built for layer in model._flatten_layers())
+
+
+def build_from_shapes(model, x):
+    """Creates the variables of a model, whatever it returns, without a value of the batch `x`."""
+
+    def symbolic(tensor):
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        return keras.KerasTensor(tensor.shape, dtype)
+
+    compute_output_spec(model, keras.tree.map_structure(lambda a: None if a is None else symbolic(a), x))
 
 
 def call_for_training(model, x):

@@ -133,7 +133,7 @@ def over_micro_batches(run, batch, weights, m, fraction, loop, is_carried):
     loss, sharpness = next(sums), next(sums)
     by_row = iter([ops.concatenate([_unstacked(o)[: count * share], y]) for o, y in zip(outputs, predicted)])
     outputs = iter([next(by_row if row else sums) for row in has_rows])
-    y_pred = keras.tree.map_structure(lambda _: next(outputs), last.y_pred)
+    y_pred = keras.tree.map_structure(lambda y: None if y is None else next(outputs), last.y_pred)
     for whole, part in zip(keras.tree.flatten(y_pred), keras.tree.flatten(last.y_pred)):
         if keras_private.get_keras_mask(part) is not None:
             keras_private.set_keras_mask(whole, next(outputs))
@@ -147,7 +147,7 @@ def _has_rows(tensor, num_rows):
 
 def _with_masks(y_pred):
     """The predictions and what layers have masked of them, which metrics leave out, as one list of tensors."""
-    predictions = keras.tree.flatten(y_pred)
+    predictions = [y for y in keras.tree.flatten(y_pred) if y is not None]
     masks = map(keras_private.get_keras_mask, predictions)
     return [*predictions, *(mask for mask in masks if mask is not None)]
 

@@ -136,7 +136,7 @@ def guarded(model):
 
 def check_model(model):
     """Raise a `ValueError` for a model that SAM would train wrongly on this backend."""
-    if model.built:
+    if keras_private.is_built(model):
         check_weights(model)
         check_scope(model)
     check_not_rematerialized(model)
@@ -211,13 +211,9 @@ def _build(model, x):
     """Create the variables of a model that has not been called yet: none can be made inside a functional pass."""
     if not model.optimizer.built and not keras_private.is_built(model):
         # Eagerly by the batch itself, in whose values `call` may look.
-        model(x if tf.executing_eagerly() else keras.tree.map_structure(_symbolic, x))
+        model(x) if tf.executing_eagerly() else keras_private.build_from_shapes(model, x)
         rule_state.create(model)
     check_weights(model)
-
-
-def _symbolic(tensor):
-    return None if tensor is None else keras.KerasTensor(tensor.shape, keras.backend.standardize_dtype(tensor.dtype))
 
 
 @contextlib.contextmanager

@@ -78,7 +78,8 @@ def without_idle(model, result, share):
         return tf.where(present, value, tf.cast(variable.value, value.dtype))
 
     def of_examples(y):
-        return y[: tf.where(present, tf.shape(y)[0], 0)]
+        # Not all that a model returns has rows.
+        return y if y is None or y.shape.rank == 0 else y[: tf.where(present, tf.shape(y)[0], 0)]
 
     overwritten = [getattr(v, "overwrite_with_gradient", False) for v in model.trainable_variables]
     gradient = [g if o else w for g, w, o in zip(result.gradient, weighted(result.gradient, share), overwritten)]

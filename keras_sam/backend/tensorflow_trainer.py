@@ -20,7 +20,7 @@ UNSEEDED = (
 )
 
 
-class Trainer:
+class Trainer(keras_private.Trainer):
     """Mixin of `SAMTrainer`: the parts of `fit` and `evaluate` that Keras gets wrong on several replicas or hosts.
 
     `steps_per_execution` above 1 fails in Keras with several replicas, and everything with several hosts.

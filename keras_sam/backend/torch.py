@@ -123,7 +123,7 @@ def cond(condition, if_true, if_false):
 
 
 # Keras's own trainer does all that `fit` needs around a step.
-Trainer = object
+Trainer = keras_private.Trainer
 
 
 def is_chief(model):
@@ -137,7 +137,7 @@ def check_hosts_agree(model, facts):
 
 def check_model(model):
     """Raise a `ValueError` for a model that SAM would train wrongly on this backend."""
-    if model.built:
+    if keras_private.is_built(model):
         check_weights(model)
     _check_layers(model)
 
