@@ -265,7 +265,7 @@ class LeavesALayer(Net):
 @pytest.mark.parametrize("net", [Net, LeavesALayer])
 @pytest.mark.parametrize("rule", [keras_sam.SAM(0.1), keras_sam.FriendlySAM(0.1)], ids=repr)
 def test_what_build_leaves_out_is_made_in_the_first_step(net, rule):
-    """By Keras's own `build` every layer."""
+    """Keras's own `build` makes none of the layers, this one's makes the first."""
 
     def trained(build, net):
         class Model(net, keras_sam.SAMModel):

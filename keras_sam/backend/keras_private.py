@@ -102,10 +102,11 @@ def build_from_shapes(model, x):
     """Creates the variables of a model, whatever it returns, without a value of the batch `x`."""
 
     def symbolic(tensor):
-        dtype = keras.backend.standardize_dtype(tensor.dtype)
-        return keras.KerasTensor(tensor.shape, dtype)
+        if tensor is None:
+            return None
+        return keras.KerasTensor(tensor.shape, keras.backend.standardize_dtype(tensor.dtype))
 
-    compute_output_spec(model, keras.tree.map_structure(lambda a: None if a is None else symbolic(a), x))
+    compute_output_spec(model, keras.tree.map_structure(symbolic, x))
 
 
 def call_for_training(model, x):
