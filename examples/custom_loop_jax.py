@@ -1,7 +1,8 @@
 """SAM in a training loop of your own, on JAX with optax: `python examples/custom_loop_jax.py`.
 
 The model is a plain function of a pytree here, without Keras. A rule sees a list of arrays, so the loop flattens the
-tree; the rest of it is what one writes for plain optax, with `rule.gradient` around `jax.value_and_grad`.
+tree, and says by their paths which array is which, for `ASAM` and `where`; the rest of it is what one writes for plain
+optax, with `rule.gradient` around `jax.value_and_grad`.
 """
 
 import itertools
@@ -21,7 +22,7 @@ import keras_sam
 def initial(key, widths=(64, 64, 10)):
     keys = jax.random.split(key, len(widths) - 1)
     sizes = itertools.pairwise(widths)
-    return [{"w": jax.random.normal(k, s) * s[0] ** -0.5, "b": jnp.zeros(s[1])} for k, s in zip(keys, sizes)]
+    return [{"kernel": jax.random.normal(k, s) * s[0] ** -0.5, "bias": jnp.zeros(s[1])} for k, s in zip(keys, sizes)]
 
 
 def loss_of(params, x, y):
@@ -29,8 +30,8 @@ def loss_of(params, x, y):
 
 
 def logits_of(params, x):
-    hidden = jax.nn.relu(x @ params[0]["w"] + params[0]["b"])
-    return hidden @ params[1]["w"] + params[1]["b"]
+    hidden = jax.nn.relu(x @ params[0]["kernel"] + params[0]["bias"])
+    return hidden @ params[1]["kernel"] + params[1]["bias"]
 
 
 def main(epochs=10, rule=keras_sam.SAM(rho=0.05)):  # noqa: B008
@@ -44,9 +45,10 @@ def main(epochs=10, rule=keras_sam.SAM(rho=0.05)):  # noqa: B008
     @jax.jit
     def train_step(params, state, iteration, x, y):
         weights, structure = jax.tree.flatten(params)
+        paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(params)]
         value_and_grad = jax.value_and_grad(lambda weights: loss_of(jax.tree.unflatten(structure, weights), x, y))
         state, kept = state
-        gradient, kept = rule.gradient(value_and_grad, weights, rule.step(iteration, state=kept))
+        gradient, kept = rule.gradient(value_and_grad, weights, rule.step(iteration, paths, kept))
         updates, state = optimizer.update(jax.tree.unflatten(structure, gradient), state, params)
         return optax.apply_updates(params, updates), (state, kept)
 

@@ -1,9 +1,9 @@
 """SAM in a training loop of your own, on torch: `python examples/custom_loop_torch.py`.
 
 The model is a plain `torch.nn.Module`, without Keras, and `torch.func.functional_call` makes it a function of its
-weights. The optimizer finds the gradient where it always does, in `parameter.grad`. With dropout or BatchNormalization
-both passes need the same random numbers, and the second one buffers of its own: `sam_step` in
-`custom_loop_torch_ddp.py` shows how.
+weights. The optimizer finds the gradient where it always does, in `parameter.grad`. The parameters' names tell `ASAM`
+and `where` which weight is which. With dropout or BatchNormalization both passes need the same random numbers, and the
+second one buffers of its own: `sam_step` in `custom_loop_torch_ddp.py` shows how.
 """
 
 import os
@@ -33,7 +33,7 @@ def main(epochs=10, rule=keras_sam.SAM(rho=0.05)):  # noqa: B008
                 return torch.nn.functional.cross_entropy(logits, labels[rows])
 
             value_and_grad = keras_sam.backend.value_and_grad(loss_of)
-            gradient, state = rule.gradient(value_and_grad, list(parameters), rule.step(iteration, state=state))
+            gradient, state = rule.gradient(value_and_grad, list(parameters), rule.step(iteration, names, state))
             for parameter, g in zip(parameters, gradient):
                 parameter.grad = g
             optimizer.step()

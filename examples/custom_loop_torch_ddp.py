@@ -32,13 +32,14 @@ class KerasModule(torch.nn.Module):
     def __init__(self, model):
         super().__init__()
         self.models = [model]  # in a list, or its parameters were this module's a second time
-        self.weights = torch.nn.ParameterList([v.value for v in model.trainable_variables])
+        for i, variable in enumerate(model.trainable_variables):  # two of them can have the same path
+            self.register_parameter(f"{i}/{variable.path}", variable.value)
         for i, variable in enumerate(model.non_trainable_variables):
             self.register_buffer(f"state_{i}", variable.value.detach())
 
     def forward(self, x):
         state = list(self.buffers())
-        y, updated = self.models[0].stateless_call(list(self.weights), state, x, training=self.training)
+        y, updated = self.models[0].stateless_call(list(self.parameters()), state, x, training=self.training)
         for buffer, value in zip(state, updated):
             buffer.copy_(value)
         return y
@@ -64,7 +65,7 @@ def sam_step(model, loss_of, optimizer, rule, iteration, x, y, state=()):
         return loss.detach(), [parameter.grad for parameter in parameters]
 
     # A rule that draws random numbers draws others on each process.
-    step = rule.step(iteration, state=state)._replace(share=dist.get_rank())
+    step = rule.step(iteration, names, state)._replace(share=dist.get_rank())
     gradient, state = rule.gradient(value_and_grad, list(parameters), step)
     if average_here:
         # A weight without a gradient here may have one on another process.

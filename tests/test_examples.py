@@ -49,6 +49,26 @@ def test_the_custom_loop_hands_on_what_a_rule_keeps():
     assert main(epochs=3, rule=AfterTheFirst(rho=0.05)) > 0.7  # 0.83 was seen; without its state it would not train
 
 
+class Biases(keras_sam.ASAM):
+    """Remembers which weights it knows as biases, and how many axes each has."""
+
+    def perturbation(self, weights, gradient, step):
+        epsilon = super().perturbation(weights, gradient, step)
+        paths = [v if isinstance(v, str) else v.path for v in step.variables]
+        self.found = [(path.endswith(("bias", "beta")), len(w.shape)) for path, w in zip(paths, weights)]
+        return epsilon
+
+
+def test_the_custom_loop_says_which_weights_are_biases():
+    if BACKEND == "jax":
+        required("optax")
+    rule = Biases(rho=0.5)
+    runpy.run_path(str(EXAMPLES / f"custom_loop_{BACKEND}.py"))["main"](epochs=1, rule=rule)
+    kernels_and_biases = [(False, 2), (True, 1)] * 2
+    # Of BatchNormalization, which one of the loops has, gamma is scaled and beta is not.
+    assert sorted(rule.found) in (sorted(kernels_and_biases), sorted([*kernels_and_biases, (False, 1), (True, 1)]))
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="of torch alone")
 def test_the_loop_of_several_processes_runs_in_one(capsys):
     """Two of them are held against NumPy in test_torch_distribution.py."""

@@ -209,10 +209,23 @@ def test_asams_neighbourhood_does_not_notice_that_layers_are_rescaled():
         for scale in (1.0, 4.0):
             weights = [ops.convert_to_tensor(a * scale), ops.convert_to_tensor(b / scale)]
             _, gradient = backend.value_and_grad(loss)(weights)
-            epsilon = rule.ascend(weights, gradient, rule.step(0))
+            epsilon = rule.ascend(weights, gradient, rule.step(0, ["hidden/kernel", "out/kernel"]))
             losses[rule.__class__, scale] = float(loss([w + e for w, e in zip(weights, epsilon)]))
     np.testing.assert_allclose(losses[keras_sam.ASAM, 4.0], losses[keras_sam.ASAM, 1.0], rtol=1e-5)
     assert abs(losses[SAM, 4.0] - losses[SAM, 1.0]) > 0.01
+
+
+def test_asam_knows_biases_by_their_paths():
+    """Those of Keras's layers and of torch's; in a loop that says nothing of its weights it would scale them all."""
+    rule, gradient = keras_sam.ASAM(0.5, eta=0.0), [np.float32([3.0]), np.float32([4.0])]
+    weights = [np.float32([2.0]), np.float32([5.0])]
+    for bias in ("dense/bias", "0.bias", "bias", "norm/beta", "gru/recurrent_bias"):
+        (a, b), norm = rule.ascend(weights, gradient, rule.step(0, ["dense/kernel", bias])), np.hypot(2 * 3, 4)
+        np.testing.assert_allclose([to_numpy(a)[0], to_numpy(b)[0]], [0.5 * 4 * 3 / norm, 0.5 * 4 / norm], rtol=1e-6)
+    (a, b), norm = rule.ascend(weights, gradient, rule.step(0, ["dense/kernel", "bias/gamma"])), np.hypot(2 * 3, 5 * 4)
+    np.testing.assert_allclose([to_numpy(a)[0], to_numpy(b)[0]], [0.5 * 4 * 3 / norm, 0.5 * 25 * 4 / norm], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"`ASAM` tells biases, which it does not scale, by the paths of variables"):
+        rule.ascend(weights, gradient, rule.step(0))
 
 
 # What the optimizer makes of a gradient, beside reference.msam.

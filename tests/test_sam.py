@@ -205,6 +205,12 @@ def test_where_needs_the_variables():
     rule = keras_sam.SAM(where="gamma")
     with pytest.raises(ValueError, match=r"rule.step\(iterations, variables\)"):
         applied(rule)
+    weights = [ops.ones(1), ops.ones(2)]
+    still, moved = rule.ascend(weights, weights, rule.step(0, ["norm/beta", "norm/gamma"]))
+    assert still is None
+    np.testing.assert_allclose(ops.convert_to_numpy(moved), np.full(2, 0.05 / 2**0.5), rtol=1e-6)
+    with pytest.raises(ValueError, match="3 variables for 2 weights; expected one a weight"):
+        rule.ascend(weights, weights, rule.step(0, ["norm/beta", "norm/gamma", "norm/moving_mean"]))
 
 
 def test_where_that_matches_nothing_is_refused_at_compile_with_what_was_meant():

@@ -123,12 +123,14 @@ def trained(rank, example):
             weights = [p.detach().numpy().copy() for p in model.parameters()]
             found[kind, name] = [w.T for w in weights] if kind == "torch" else weights
 
-    for name in FAMILY_HERE:
-        model, state = DistributedDataParallel(torch_net()), ()
-        optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
-        for iteration, (x, y) in enumerate(shares):
-            state = sam_step(model, mse, optimizer, FAMILY[name][0], iteration, x, y, state)
-        found[name] = [p.detach().numpy().T.copy() for p in model.parameters()]
+    for name in [*FAMILY_HERE, "ASAM"]:
+        for kind, make in {"torch": torch_net, "keras": lambda: keras_net(module)}.items():
+            model, state = DistributedDataParallel(make()), ()
+            optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
+            for iteration, (x, y) in enumerate(shares):
+                state = sam_step(model, mse, optimizer, FAMILY[name][0], iteration, x, y, state)
+            weights = [p.detach().numpy().copy() for p in model.parameters()]
+            found[kind, name] = [w.T for w in weights] if kind == "torch" else weights
 
     for name in FAMILY_HERE:
         torch.manual_seed(0)
@@ -201,13 +203,14 @@ def test_each_process_perturbs_by_its_own_gradient(processes, kind, tolerance, n
         assert np.abs(want - not_wanted).max() > 1e-4
 
 
-@pytest.mark.parametrize("name", FAMILY_HERE)
-def test_rules_that_mix_gradients_are_averaged_at_the_end(processes, name):
-    """As on replicas: each process by its own gradients, from one state, whose mean is kept."""
+@pytest.mark.parametrize(("kind", "tolerance"), [("torch", 1e-12), ("keras", 1e-6)])
+@pytest.mark.parametrize("name", [*FAMILY_HERE, "ASAM"])
+def test_the_family_is_averaged(processes, kind, tolerance, name):
+    """As on replicas: each process by its own gradients, from one state, whose mean is kept. ASAM finds the biases."""
     expected = expected_of_family(name, start(), data(), num_parts=2, decay=0.0)
-    first, second = (found[name] for found in processes)
+    first, second = (found[kind, name] for found in processes)
     for got, other, want in zip(first, second, expected, strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=tolerance)
         np.testing.assert_array_equal(got, other)
 
 

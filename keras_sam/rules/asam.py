@@ -1,11 +1,14 @@
 """ASAM: the neighbourhood is scaled by the weights, so that rescaling a layer changes nothing (Kwon et al. 2021)."""
 
+import re
+
 import keras
 from keras import ops
 
 from keras_sam.rules import checks
 from keras_sam.rules.norms import norm, safe_inverse
 from keras_sam.rules.sam import SAM
+from keras_sam.rules.step import path_of
 
 
 @keras.saving.register_keras_serializable("keras_sam")
@@ -26,7 +29,8 @@ class ASAM(SAM):
         where: Regular expression, which variables move, as in `SAM`. Defaults to `None`.
 
     Raises:
-        ValueError: If an argument is none of these.
+        ValueError: If an argument is none of these; in a loop of one's own, if `rule.step` was not given the variables
+            or their paths.
 
     Example:
 
@@ -40,8 +44,8 @@ class ASAM(SAM):
         self.eta = checks.check_not_negative(eta, "eta", "added to every |w| so that a zero weight can move")
 
     def perturbation(self, weights, gradient, step):
-        variables = step.variables or [None] * len(weights)
-        scale = [1.0 if _is_bias(v) else ops.abs(w) + self.eta for w, v in zip(weights, variables)]
+        checks.check_has_paths(step.variables, "`ASAM` tells biases, which it does not scale, by")
+        scale = [1.0 if _is_bias(path_of(v)) else ops.abs(w) + self.eta for w, v in zip(weights, step.variables)]
         scaled = [t * g for t, g in zip(scale, gradient)]
         factor = step.rho * safe_inverse(norm(scaled))
         return [factor * t * s for t, s in zip(scale, scaled)]
@@ -50,5 +54,6 @@ class ASAM(SAM):
         return self._config("rho", "eta", "m", "where")
 
 
-def _is_bias(variable):
-    return variable is not None and (variable.name.endswith("bias") or variable.name == "beta")
+def _is_bias(path):
+    name = re.split("[/.]", path)[-1]
+    return name.endswith("bias") or name == "beta"

@@ -161,6 +161,24 @@ def check_where_matches(where, variables, name):
     )
 
 
+def check_has_paths(variables, asked):
+    """Raise a `ValueError` if a step does not say which weight is which."""
+    if variables is None:
+        raise ValueError(
+            f"{asked} the paths of variables, and this step has none. Pass the list of `keras.Variable`, or of paths "
+            "such as 'dense/bias' or torch's '0.bias', one a weight: `rule.step(iterations, variables)`."
+        )
+
+
+def check_one_a_weight(variables, weights):
+    """Raise a `ValueError` if a step names other variables than the weights are the values of."""
+    if variables is not None and len(variables) != len(weights):
+        raise ValueError(
+            f"Received a step with {len(variables)} variables for {len(weights)} weights; expected one a weight, such "
+            "as `model.trainable_variables` in their order."
+        )
+
+
 def _is_real(value):
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 

@@ -10,7 +10,7 @@ from keras import ops
 from keras_sam.rules import checks
 from keras_sam.rules.norms import into_ball, steepest_ascent
 from keras_sam.rules.second_order import second_order_term
-from keras_sam.rules.step import Step, ascent, cast, dense, moved, select
+from keras_sam.rules.step import Step, ascent, cast, dense, moved, path_of, select
 
 
 @keras.saving.register_keras_serializable("keras_sam")
@@ -101,8 +101,8 @@ class SAM:
             without).
 
         Raises:
-            ValueError: If `where` is given and `step.variables` is not, or if `second_order` finds no second
-                derivative.
+            ValueError: If `where` is given, or the rule is `ASAM`, and `step.variables` is not; if they are not one a
+                weight; or if `second_order` finds no second derivative.
 
         Example:
 
@@ -139,6 +139,7 @@ class SAM:
             weights: List of tensors, w. `gradient` and `step` are those of `gradient`.
             epsilon: What the ascent step before returned, at which `gradient` was taken. Defaults to `None`, no step.
         """
+        checks.check_one_a_weight(step.variables, weights)
         indices = [i for i, g in enumerate(gradient) if g is not None and self._is_perturbed(step.variables, i)]
         result = [None] * len(weights)
         if not indices:
@@ -150,7 +151,8 @@ class SAM:
             moves = [e if epsilon[i] is None else epsilon[i] + e for i, e in zip(indices, moves)]
             moves = into_ball(moves, step.rho, self.p)
         for i, e in zip(indices, moves):
-            result[i] = e
+            # Where w are torch's parameters, of which ASAM's ε̂ is made, the gradient at w + ε̂ would flow through ε̂ too.
+            result[i] = ops.stop_gradient(e)
         return result
 
     def perturbation(self, weights, gradient, step):
@@ -166,7 +168,8 @@ class SAM:
 
         Args:
             iterations: Integer or scalar integer tensor, the optimizer's `iterations`.
-            variables: Optional list of `keras.Variable`, one a weight. Defaults to `None`.
+            variables: Optional list of `keras.Variable`, or of paths (strings such as `"dense/bias"`, or torch's
+                `"0.bias"`), one a weight. `where` and `ASAM` ask for it. Defaults to `None`.
             state: The rule's state, as `gradient` returned it. Defaults to `()`, no step yet.
             momentum: Optional list of tensors, one a weight, for rules that ask for it. Defaults to `None`.
         """
@@ -225,16 +228,12 @@ class SAM:
         return gradient, state
 
     def _is_perturbed(self, variables, index):
-        if variables is None:
-            if self.where is None:
-                return True
-            raise ValueError(
-                f"`where={self.where!r}` is searched in the paths of variables, and this step has none. Pass the list "
-                "of `keras.Variable`, one a weight: `rule.step(iterations, variables)`."
-            )
         if _is_overwritten(variables, index):
             return False
-        return self.where is None or re.search(self.where, variables[index].path) is not None
+        if self.where is None:
+            return True
+        checks.check_has_paths(variables, f"`where={self.where!r}` is searched in")
+        return re.search(self.where, path_of(variables[index])) is not None
 
 
 def _is_overwritten(variables, index):

@@ -13,8 +13,8 @@ class Step(NamedTuple):
 
     Args:
         rho: Float or scalar tensor, the radius at this step. `rule.step()` computes it from the schedule.
-        variables: Optional list of `keras.Variable`, one a weight, for rules that look at a weight's path
-            or shape. Defaults to `None`: all weights are alike.
+        variables: Optional list of `keras.Variable` or of paths (strings), one a weight, for rules that ask which
+            weight is which. Defaults to `None`: all weights are alike.
         state: The rule's own state from the step before, a tuple of lists of tensors, one a weight. Defaults to
             `()`, which is what stateless rules have.
         iteration: Integer or scalar integer tensor, the optimizer's `iterations`. Defaults to `0`.
@@ -49,6 +49,11 @@ def select(indices, weights, gradient, step):
             momentum=step.momentum and chosen(step.momentum),
         ),
     )
+
+
+def path_of(variable):
+    """Of a Keras variable, or what a loop without Keras says in its stead."""
+    return variable if isinstance(variable, str) else variable.path
 
 
 def dense(gradient):
