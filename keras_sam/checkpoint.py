@@ -58,7 +58,9 @@ class BackupAndRestore(keras.callbacks.Callback):
     the backup before, where Keras can leave half a file; of several hosts the chief alone writes, and all read.
 
     Every epoch has to begin with the same batches in the restarted process as in the one before: without shuffling, or
-    with a seed of the epoch's own. The logs of the epoch that is resumed are of the batches that were left.
+    with a seed of the epoch's own. The logs of the epoch that is resumed are of the batches that were left. What other
+    callbacks remember, such as the best loss of `EarlyStopping` or `ReduceLROnPlateau`, is in no backup. Put it before
+    `SwapEMAWeights`.
 
     Args:
         backup_dir: String, a folder of its own, that all hosts can read.
@@ -86,7 +88,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         self.save_freq = save_freq
         self.delete_checkpoint = delete_checkpoint
         self._epoch = self._last_saved = 0
-        self._undo = None
+        self._left_out = self._undo = None
 
     def on_train_begin(self, logs=None):
         if not self.model.built:
@@ -115,12 +117,17 @@ class BackupAndRestore(keras.callbacks.Callback):
             backend.set_random_state(numbers)
             self._resume(epoch, batches, numbers)
         self._last_saved = batches
+        self._left_out = (epoch, batches, self._learning_rate())
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
         done = batch + 1
+        epoch, batches, learning_rate = self._left_out
+        if self._epoch == epoch and done <= batches and learning_rate is not None:
+            # Other callbacks, which begin the epoch and its batches again, may have decayed it a second time.
+            self.model.optimizer.learning_rate = learning_rate
         if self.save_freq != "epoch" and done - self._last_saved >= self.save_freq:
             self._save(self._epoch, done)
 
@@ -136,6 +143,11 @@ class BackupAndRestore(keras.callbacks.Callback):
             self._delete(self._backups())
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
+
+    def _learning_rate(self):
+        """`None` where it is a schedule of the iterations."""
+        rate = getattr(self.model.optimizer, "learning_rate", None)
+        return ops.convert_to_numpy(rate) if isinstance(rate, keras.Variable) else None
 
     def _save(self, epoch, batches):
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -71,6 +71,33 @@ def test_a_restart_gives_the_numbers_of_the_uninterrupted_run(tmp_path, crash, s
     assert not folder.exists()
 
 
+class Decays(keras.callbacks.Callback):
+    """Multiplies the learning rate that it finds, in each epoch and with each batch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.optimizer.learning_rate = 0.5 * to_numpy(self.model.optimizer.learning_rate)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.optimizer.learning_rate = 0.9 * to_numpy(self.model.optimizer.learning_rate)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.optimizer.learning_rate = 0.8 * to_numpy(self.model.optimizer.learning_rate)
+
+
+@pytest.mark.parametrize("crash", [(1, 5), (0, 7)])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_learning_rate_is_not_decayed_again_by_the_batches_that_are_left_out(tmp_path, crash, is_first):
+    def callbacks():
+        found = [keras_sam.callbacks.BackupAndRestore(tmp_path / "backup", 4), Decays()]
+        return found if is_first else found[::-1]
+
+    expected = fit(made(), Decays())
+    with pytest.raises(KeyboardInterrupt):
+        fit(made(), *callbacks(), Crash(*crash))
+    for got, want in zip(fit(made(), *callbacks()), expected, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize(
     "options", [{"sam": None}, {"sam": keras_sam.SAM(0)}, {"cls": keras.Model}], ids=["None", "rho=0", "keras.Model"]
 )
