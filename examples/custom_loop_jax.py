@@ -44,11 +44,11 @@ def main(epochs=10, rule=keras_sam.SAM(rho=0.05)):  # noqa: B008
 
     @jax.jit
     def train_step(params, state, iteration, x, y):
-        weights, structure = jax.tree.flatten(params)
-        paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(params)]
+        named, structure = jax.tree.flatten_with_path(params)
+        paths, weights = zip(*((jax.tree_util.keystr(p, simple=True, separator="/"), w) for p, w in named))
         value_and_grad = jax.value_and_grad(lambda weights: loss_of(jax.tree.unflatten(structure, weights), x, y))
         state, kept = state
-        gradient, kept = rule.gradient(value_and_grad, weights, rule.step(iteration, paths, kept))
+        gradient, kept = rule.gradient(value_and_grad, list(weights), rule.step(iteration, paths, kept))
         updates, state = optimizer.update(jax.tree.unflatten(structure, gradient), state, params)
         return optax.apply_updates(params, updates), (state, kept)
 
