@@ -35,7 +35,7 @@ def test_the_tables_and_the_rows_of_one():
         (["run", "table5", "--row", "wrn/basic/fashion"], f"did you mean '{ROW}'?"),
         (["run", "table5", "--row", ROW, "--method", "sdg"], "expected one of sam, sgd, sgd-2x; did you mean 'sgd'?"),
         (["run", "table5", "--row", ROW, "--strategy", "miror"], "'mirrored'"),
-        (["run", "table5", "--row", ROW, "--method", "sgd", "--rho", "0.1"], "the method 'sgd' has no rule"),
+        (["run", "table5", "--row", ROW, "--method", "sgd", "--rho", "0.1"], "the method 'sgd' has no ρ"),
         (["run", "table5", "--row", ROW, "--held-out", "1.5"], "--held-out: received 1.5, expected a share in (0, 1)."),
         (["run", "table5", "--row", ROW, "--seed", "-1"], "--seed: received -1, expected a number of at least 0."),
         (["grid", "table5", "--row", "wrn"], "--row: received 'wrn'"),

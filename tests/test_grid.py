@@ -42,7 +42,7 @@ def test_rows_without_a_method_are_left_out():
     [
         ("small-figure4", {"tune": "lr-wd"}),
         ("small-table5", {"rows": ["60000/none"], "methods": ["sam-m-32"], "tuned": "none"}),
-        ("small-table5", {"methods": ["sgd"], "tune": "rho"}),
+        ("small-table5", {"methods": ["sgd", "m-32-control"], "tune": "rho"}),
     ],
 )
 def test_a_grid_of_nothing_is_refused(table, options):

@@ -100,8 +100,8 @@ def run(
     """Train one row of a table with one method; goes on where it was interrupted."""
     _check_names(table, [row], [method])
     check(
-        rho is None or recipes.module(table).ROWS[row].methods[method].rule is not None,
-        f"--rho: received {rho}, but the method {method!r} has no rule. Leave it out, or give another --method.",
+        rho is None or recipes.module(table).ROWS[row].methods[method].has_rho,
+        f"--rho: received {rho}, but the method {method!r} has no ρ. Leave it out, or give another --method.",
     )
     check(seed >= 0, f"--seed: received {seed}, expected a number of at least 0.")
     check(held_out is None or 0 < held_out < 1, f"--held-out: received {held_out}, expected a share in (0, 1).")

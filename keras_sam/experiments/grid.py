@@ -64,7 +64,7 @@ def expand(table, rows=None, methods=None, seeds=None, tune=None, tuned=None, **
     if not runs:
         raise ValueError(
             f"No row of {table} has a method to train: received {list(rows or known)} with {methods or 'all'}"
-            f"{f' and tune={tune!r}' if tune else ''}. A ρ is tuned for methods with a rule, learning rate and weight "
+            f"{f' and tune={tune!r}' if tune else ''}. A ρ is tuned for methods that have one, learning rate and weight "
             "decay for `sgd`; `keras-sam list` names those of each row."
         )
     return runs
@@ -74,8 +74,7 @@ def _tuned(runs, row, output, is_needed):
     """The runs of a row with the ρ that was chosen, and those that need none; others only if all of them are needed."""
     kept, errors = [], []
     for run in runs:
-        rule = row.methods[run.method].rule
-        if not rule or not isinstance(rule.rho, float) or FIXED_RHO in run.method:
+        if not row.methods[run.method].has_rho or FIXED_RHO in run.method:
             kept.append(run)
             continue
         try:
@@ -110,7 +109,7 @@ def best_rho(run, row, output):
 
 def _can(row, name, tune):
     """Whether a row has a method, and it what is to be tuned."""
-    return name in row.methods and (tune != "rho" or row.methods[name].rule is not None)
+    return name in row.methods and (tune != "rho" or row.methods[name].has_rho)
 
 
 def _methods(row, tune):

@@ -47,6 +47,11 @@ class Method:
     bootstrap: bool = False
     stop_early: bool = False
 
+    @property
+    def has_rho(self):
+        """Whether it has a ρ that could be another: `control` has a rule and none."""
+        return self.rule is not None and isinstance(self.rule.rho, float)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
@@ -57,7 +62,7 @@ class Row:
         data: Name of a data set, of `data.load`.
         augmentation: Name of a pipeline, of `data.pipeline`.
         epochs: Int, passes over the training set; or `steps`, where the paper counts those.
-        learning_rate: Float, the first one; it falls to 0 by half a cosine.
+        learning_rate: Float, the first one, of SGD with Nesterov's momentum of 0.9; it falls to 0 by half a cosine.
         weight_decay: Float; ½ weight_decay Σ w² over all weights is part of the loss, in both passes.
         methods: Dict from names to `Method`.
         published: Dict from names of methods to dicts from metrics to what the paper prints, as text: a mean, and
@@ -106,7 +111,11 @@ class Row:
 
 
 def against_sgd(rho, m=32):
-    """SAM, and plain training for as many epochs and for twice as many, of which the better counts (section 3.1)."""
+    """SAM, and plain training for as many epochs and for twice as many, of which the better counts (section 3.1).
+
+    On one device BatchNormalization sees m examples with SAM and the whole batch without. In the paper both trained on
+    replicas of m examples, which only a strategy of as many replicas has.
+    """
     return {"sam": Method(SAM(rho, m=m)), "sgd": Method(), "sgd-2x": Method(epochs=2)}
 
 
