@@ -36,6 +36,8 @@ def test_the_tables_and_the_rows_of_one():
         (["run", "table5", "--row", ROW, "--method", "sdg"], "expected one of sam, sgd, sgd-2x; did you mean 'sgd'?"),
         (["run", "table5", "--row", ROW, "--strategy", "miror"], "'mirrored'"),
         (["run", "table5", "--row", ROW, "--method", "sgd", "--rho", "0.1"], "the method 'sgd' has no ρ"),
+        (["run", "table5", "--row", ROW, "--weights", "w.h5"], "which only rows that fine-tune read"),
+        (["run", "table3", "--row", "efficientnet-b7/cifar10", "--weights", "w.h5", "--smoke"], "without --smoke"),
         (["run", "table5", "--row", ROW, "--held-out", "1.5"], "--held-out: received 1.5, expected a share in (0, 1)."),
         (["run", "table5", "--row", ROW, "--seed", "-1"], "--seed: received -1, expected a number of at least 0."),
         (["grid", "table5", "--row", "wrn"], "--row: received 'wrn'"),
@@ -51,6 +53,25 @@ def test_what_cannot_be_is_said(arguments, said, monkeypatch, tmp_path):
     assert code == 2
     assert said in text
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["run", "grid", "report", "compare"])
+def test_a_damaged_result_is_named(command, tmp_path):
+    run = runner.Run(table="table5", row=ROW, method="sgd")
+    path = run.path(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_text('{"settings": {')
+    code, text = invoke(
+        *{
+            "run": ["run", "table5", "--row", ROW, "--method", "sgd", "--output", str(tmp_path)],
+            "grid": ["grid", "table5", "--row", ROW, "--method", "sgd", "--output", str(tmp_path)],
+            "report": ["report", "--output", str(tmp_path)],
+            "compare": ["compare", str(path.parent), str(path.parent)],
+        }[command]
+    )
+    assert code == 2
+    assert f"{path} is no JSON file, or not all of one (Expecting property name" in text
+    assert path.read_text() == '{"settings": {'
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -77,7 +77,8 @@ def test_what_was_tuned_is_taken_up_with_seeds_that_are_fresh(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"result": {"validation_error": errors[run.seed, run.rho]}}))
         if number == len(tuning) - 2:
-            with pytest.raises(ValueError, match=r"found \[2, 2, 2, 1\].*--method sam --tune rho"):
+            said = rf"found \[2, 2, 2, 1\].*--method sam --tune rho --seeds 3 --output {tmp_path}"
+            with pytest.raises(ValueError, match=said):
                 grid.expand("small-table5", [row], ["sam"], tuned=tmp_path)
     # A method that is about one ρ keeps it, and so does one with a schedule.
     found = grid.expand("small-table5", [row], ["sam", "rho-0.05", "m-32-control", "sgd"], tuned=tmp_path)

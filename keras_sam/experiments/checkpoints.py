@@ -1,6 +1,5 @@
 """Interrupted runs go on as if nothing had happened, wherever and however they were stopped."""
 
-import json
 import math
 import re
 from pathlib import Path
@@ -25,12 +24,11 @@ class Checkpoint(keras.callbacks.Callback):
         super().__init__()
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        for unfinished in self.folder.glob(".*"):
-            unfinished.unlink()
+        results.remove_unfinished(self.folder)
         self.epoch = max(self._saved(), default=0)
         # Written before the weights, it can be an epoch ahead of them.
         path = self.folder / "history.json"
-        history = json.loads(path.read_text()) if path.exists() else {}
+        history = results.read_json(path) if path.exists() else {}
         numbers = {name: [math.nan if v is None else v for v in values] for name, values in history.items()}
         self.history = {name: values[: self.epoch] for name, values in numbers.items()}
 
@@ -49,7 +47,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.model.save_weights(path)
         for saved, path in self._saved().items():
             if saved != epoch + 1:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def delete(self):
         """Remove what is there to go on from, once the run has ended."""

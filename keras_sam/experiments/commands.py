@@ -103,6 +103,10 @@ def run(
         rho is None or recipes.module(table).ROWS[row].methods[method].has_rho,
         f"--rho: received {rho}, but the method {method!r} has no ρ. Leave it out, or give another --method.",
     )
+    check(
+        weights is None or (recipes.module(table).ROWS[row].fine_tune and not smoke),
+        f"--weights: received {weights}, which only rows that fine-tune read, without --smoke. Leave it out.",
+    )
     check(seed >= 0, f"--seed: received {seed}, expected a number of at least 0.")
     check(held_out is None or 0 < held_out < 1, f"--held-out: received {held_out}, expected a share in (0, 1).")
     make(output)

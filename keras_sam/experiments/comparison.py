@@ -2,12 +2,11 @@
 
 import contextlib
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 
-from keras_sam.experiments import recipes
+from keras_sam.experiments import recipes, results
 from keras_sam.experiments.grid import best_rho
 from keras_sam.experiments.runner import Run
 
@@ -42,7 +41,7 @@ def read(output, part="result"):
 
 def _runs(paths):
     for path in paths:
-        content = json.loads(path.read_text())
+        content = results.read_json(path)
         run = Run(**content["settings"]["run"]) if "settings" in content else None
         if run is not None and not run.smoke:
             yield run, content
@@ -70,7 +69,7 @@ def paired(first, second):
     if not seeds:
         raise ValueError(
             f"Received {first} with runs of the seeds {sorted(one)} and {second} with {sorted(other)}; expected "
-            "folders of `seed-*.json` that have a seed in common."
+            "folders of `seed-*.json` that have a seed in common (runs of `--smoke` do not count)."
         )
     table = []
     for metric in METRICS:

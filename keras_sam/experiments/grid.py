@@ -4,7 +4,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -64,8 +63,8 @@ def expand(table, rows=None, methods=None, seeds=None, tune=None, tuned=None, **
     if not runs:
         raise ValueError(
             f"No row of {table} has a method to train: received {list(rows or known)} with {methods or 'all'}"
-            f"{f' and tune={tune!r}' if tune else ''}. A ρ is tuned for methods that have one, learning rate and weight "
-            "decay for `sgd`; `keras-sam list` names those of each row."
+            f"{f' and tune={tune!r}' if tune else ''}. A ρ is tuned for methods that have one, learning rate and "
+            "weight decay for `sgd`; `keras-sam list` names those of each row."
         )
     return runs
 
@@ -96,13 +95,14 @@ def best_rho(run, row, output):
     for rho in row.rhos:
         folder = dataclasses.replace(run, rho=rho, held_out=held_out).path(output).parent
         paths = [p for p in folder.glob("seed-*.json") if int(p.stem.removeprefix("seed-")) >= TUNING_SEED]
-        errors[rho] = [json.loads(path.read_text())["result"]["validation_error"] for path in sorted(paths)]
+        errors[rho] = [results.read_json(path)["result"]["validation_error"] for path in sorted(paths)]
     counts = {len(values) for values in errors.values()}
     if counts != {max(counts)} or not max(counts):
         raise ValueError(
             f"The ρ of {run.method} for {run.table} {run.row} is not tuned in {output}: expected as many seeds of each "
             f"of {list(row.rhos)}, found {[len(values) for values in errors.values()]}. First run "
-            f"`keras-sam grid {run.table} --row {run.row} --method {run.method} --tune rho`."
+            f"`keras-sam grid {run.table} --row {run.row} --method {run.method} --tune rho --seeds 3 --output "
+            f"{output}`."
         )
     return min(errors, key=lambda rho: sum(errors[rho]))
 
@@ -181,7 +181,7 @@ def _here(commands, output, workers):
     def train(run, arguments):
         done = subprocess.run(arguments, capture_output=True, text=True)
         if done.returncode == 0:
-            return run, json.loads(run.path(output).read_text()), None
+            return run, results.read_json(run.path(output)), None
         return run, None, "\n".join((done.stdout + done.stderr).strip().splitlines()[-20:])
 
     pool = concurrent.futures.ThreadPoolExecutor(workers)

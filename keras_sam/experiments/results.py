@@ -50,6 +50,21 @@ def write_json(path, content):
         temporary.write_text(json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n")
 
 
+def read_json(path):
+    """What a file of `write_json` holds.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is no JSON file, or not all of one ({error}). It was written whole, so that something else has "
+            "changed it: put it back from a copy, or move it away and make it again."
+        ) from error
+
+
 def _without_nan(content):
     if isinstance(content, dict):
         return {key: _without_nan(value) for key, value in content.items()}
@@ -65,9 +80,32 @@ def replacing(path):
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         yield temporary
+        with temporary.open("rb") as file:  # or a machine that stops could leave the name without the content
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder):
+    """Remove what processes that were killed had begun to write in `replacing`, not what another one is writing."""
+    for path in folder.glob(".*-*"):
+        number = path.name[1:].partition("-")[0]
+        if number.isdecimal() and not _is_another(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _is_another(process):
+    """Whether it runs, and is not this one, which in a container can have the number of the one that was killed."""
+    if process == os.getpid() or os.name != "posix":  # on Windows this signal would end it
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _program():

@@ -11,7 +11,6 @@ hour for `m`, and three to nine hours for `fashion` (5,000 images with clean lab
 epochs: differences of half a point).
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -133,7 +132,7 @@ def run(name, output, only=None, console=None):
 
     def read():
         # With what other processes have added or chosen anew, each of its own methods.
-        there = json.loads(path.read_text()) if path.exists() else {}
+        there = results.read_json(path) if path.exists() else {}
         if there.get("backend", backend) != backend:
             raise ValueError(
                 f"{path} has runs of Keras's backend {there['backend']!r}, and this one is {backend!r}: methods would "

@@ -211,9 +211,9 @@ def read_same(path, expected):
         expected: What `settings_of` returns.
 
     Raises:
-        ValueError: If other settings made it.
+        ValueError: If other settings made it, or it is damaged.
     """
-    content = json.loads(path.read_text())
+    content = results.read_json(path)
     found = content.get("settings", {})
     different = sorted(
         f"{part}.{name}: {found.get(part, {}).get(name)!r} there, {value!r} here"
