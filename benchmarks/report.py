@@ -11,6 +11,7 @@ from keras_sam.experiments import results
 
 def save(path, measured):
     """Write what was measured as JSON, with what it takes to measure it again."""
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     results.write_json(path, {**results.provenance(), **measured})
 
 

@@ -14,7 +14,6 @@ sam --download`.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import keras
@@ -75,9 +74,10 @@ def main(argv=None, **options):
     path = args.output / f"finetune_efficientnet{f'_noise_{args.noise:g}' if args.noise else ''}.json"
     settings = {"noise": args.noise, "images": args.images, "size": args.size, "epochs": args.epochs}
     settings["tested"] = args.tested
-    content = json.loads(path.read_text()) if path.exists() else {"settings": settings, "runs": {}}
+    content = results.read_json(path) if path.exists() else {"settings": settings, "runs": {}}
     if content["settings"] != settings:
         parser.error(f"{path} is of other settings, {content['settings']}; give another --output.")
+    args.output.mkdir(parents=True, exist_ok=True)
 
     def run(name, rule, epochs, seed):
         key = f"{name} | seed={seed}"

@@ -47,9 +47,12 @@ def main(argv=None, **options):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("finetuned.keras"))
     args = parser.parse_args(argv)
+    if args.output.suffix != ".keras":
+        parser.error(f"--output: received {args.output}, expected a file whose name ends with .keras.")
 
     keras.utils.set_random_seed(args.seed)
     train, validation, classes = read(args.folder, args.size, args.batch_size, args.seed)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     options = {"weights": "imagenet", **options}
     network = freeze_statistics(efficientnet_lite(keras.Model, (args.size, args.size, 3), len(classes), **options))
     model = keras_sam.SAMModel.from_model(network)

@@ -106,6 +106,7 @@ def main(argv=None):
     path = options.output / f"{stem}.json"
     if path.exists():
         parser.error(f"{path} is there, and no result is overwritten: give another --output.")
+    options.output.mkdir(parents=True, exist_ok=True)
 
     load, grid, epochs = CASES[options.case]
     epochs = options.epochs or epochs
@@ -135,7 +136,6 @@ def main(argv=None):
     }
     for name, (_, values) in scores.items():
         print(name, "  ".join(f"m = {m}: {value:.3f}" for m, value in zip(MS, values)))
-    options.output.mkdir(parents=True, exist_ok=True)
     content = {**results.provenance(), "epochs": epochs, "scores": scores, "models": models}
     results.write_json(path, content)
     with results.replacing(path.with_suffix(".png")) as temporary:

@@ -136,6 +136,7 @@ def main(argv=None):
     path = options.output / f"{stem}.json"
     if path.exists():
         parser.error(f"{path} is there, and no result is overwritten: give another --output.")
+    options.output.mkdir(parents=True, exist_ok=True)
 
     runs, columns, surfaces = {name: [] for name in METHODS}, {}, {}
     for seed in range(options.seeds):
@@ -154,7 +155,6 @@ def main(argv=None):
             mean, interval = mean_and_interval([run[metric] for run in of_method])
             texts.append(f"{name} {mean:.3g} ± {interval:.2g}")
         print(f"{metric:30}", "   ".join(texts))
-    options.output.mkdir(parents=True, exist_ok=True)
     settings = {"epochs": epochs, "order": options.order}
     content = {**results.provenance(), "settings": settings, "runs": runs}
     results.write_json(path, content)

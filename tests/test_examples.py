@@ -173,9 +173,10 @@ def test_efficientnet_is_fine_tuned(tmp_path, monkeypatch):
     monkeypatch.setattr(fashion_mnist, "load", lambda noise, seed, count: (split, split, split))
     main = runpy.run_path(str(EXAMPLES / "finetune_efficientnet.py"))["main"]
     arguments = ["--images", "8", "--size", "32", "--epochs", "1", "--seeds", "1", "--rho", "0.1", "0.2"]
-    arguments += ["--output", str(tmp_path), "--noise", "0.4"]
+    output = tmp_path / "new" / "folder"
+    arguments += ["--output", str(output), "--noise", "0.4"]
     found = main(arguments, weights=None, width=0.25, depth=0.25)
-    content = json.loads((tmp_path / "finetune_efficientnet_noise_0.4.json").read_text())
+    content = json.loads((output / "finetune_efficientnet_noise_0.4.json").read_text())
     validation = {rho: content["runs"][f"SAM, rho={rho:g} | seed=100"]["validation"] for rho in (0.1, 0.2)}
     assert list(found)[:2] == ["SGD", "SGD, 2x steps"]
     assert list(found)[2] == f"SAM, rho={max(validation, key=validation.get):g}"
@@ -198,7 +199,9 @@ def test_images_in_a_folder_become_a_model_that_keras_loads(tmp_path):
         for number in range(10):
             pixels = random.integers(0, 256, (32, 32, 3)).astype("uint8")
             keras.utils.save_img(tmp_path / "images" / name / f"{number}.png", pixels)
-    path = tmp_path / "pets.keras"
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "images"), "--output", str(tmp_path / "pets")])
+    path = tmp_path / "models" / "pets.keras"
     options = ["--epochs", "1", "--size", "32", "--batch-size", "8", "--output", str(path)]
     history = main([str(tmp_path / "images"), *options], weights=None, width=0.25, depth=0.2)
     assert set(history) == {"accuracy", "loss", "sharpness", "val_accuracy", "val_loss"}

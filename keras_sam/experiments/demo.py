@@ -71,8 +71,9 @@ def train(rho, epochs, noise, seed, on_epoch=lambda: None):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         sam=None if rho is None else keras_sam.SAM(rho),
-        # For so small a net XLA keeps both cores busy, and TensorFlow's own convolutions one.
-        jit_compile=True,
+        # For so small a net XLA keeps both cores busy, and TensorFlow's own convolutions one; torch's compiler takes
+        # longer than the training.
+        jit_compile=keras.backend.backend() != "torch",
     )
     record = Record(train, validation, test, every=max(1, epochs // MEASUREMENTS), on_epoch=on_epoch)
     fitted = model.fit(train.x, train.y, BATCH_SIZE, epochs, verbose=0, callbacks=[record]).history
