@@ -118,7 +118,7 @@ def sharpness(model, split, rho):
     rule, weights = keras_sam.SAM(rho), [ops.convert_to_tensor(v) for v in model.trainable_variables]
     clean, gradient = backend.value_and_grad(loss)(weights)
     epsilon = rule.ascend(weights, gradient, rule.step(0))
-    return float(loss([w + e for w, e in zip(weights, epsilon)]) - clean)
+    return float(ops.stop_gradient(loss([w + e for w, e in zip(weights, epsilon)])) - clean)
 
 
 def summarize(histories):
