@@ -36,7 +36,7 @@ def replacing(model, filepath, overwrite=True):
         return
     path, is_chief = pathlib.Path(filepath).resolve(), backend.is_chief(model)
     folder = path.parent if is_chief else pathlib.Path(tempfile.mkdtemp())
-    temporary = folder / f".{uuid.uuid4().hex}-{path.name}"
+    temporary = folder / f".{os.getpid()}-{uuid.uuid4().hex}-{path.name}"
     try:
         yield str(temporary)
         if is_chief:

@@ -79,7 +79,7 @@ class SAMModel(SAMTrainer, keras.Model):
             graph = model.input, model.output
         if graph is not None:
             twin = cls(*graph, name=model.name)
-            # By which `compile` scales losses.
+            # `compile` decides by it whether losses are scaled.
             twin.dtype_policy = model.dtype_policy
             return twin
         if cls is not SAMModel:
@@ -126,8 +126,7 @@ class SubclassedSAMModel(SAMModel):
 
     @classmethod
     def from_config(cls, config):
-        # Files of an earlier version have no policy.
-        model, policy = (keras.saving.deserialize_keras_object(config.get(name)) for name in ("model", "dtype"))
+        model, policy = (keras.saving.deserialize_keras_object(config[name]) for name in ("model", "dtype"))
         return cls(model, name=config["name"], dtype=policy)
 
 

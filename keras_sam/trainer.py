@@ -123,7 +123,8 @@ class SAMTrainer(backend.Trainer):
         with checkpoint.replacing(self, filepath, overwrite and max_shard_size is None) as path:
             return super().save_weights(path, overwrite=overwrite, max_shard_size=max_shard_size)
 
-    # Beside `metrics`, all of which a class of the user's may update by labels and predictions, as Keras's guides do.
+    # Kept out of `metrics`: a class of the user's may update each of those with labels and predictions, as in Keras's
+    # guides.
     @property
     def metrics_variables(self):
         metric = self._sharpness.metric

@@ -160,6 +160,7 @@ def test_runs_of_a_seed_begin_alike_and_repeat_to_the_bit():
     near = demo.train(1e-7, 1, 0.6, seed=0)
     assert near["train_loss"] == pytest.approx(first["train_loss"], rel=1e-4)
     assert near["gradients"] == [2]
+    assert demo.train(0.5, 1, 0.6, seed=0)["train_loss"] != pytest.approx(first["train_loss"], rel=1e-4)
     assert demo.train(None, 1, 0.6, seed=1)["train_loss"] != pytest.approx(first["train_loss"], rel=1e-4)
 
 

@@ -120,6 +120,21 @@ def test_m_of_half_the_batch_on_one_device_is_two_replicas(mirrored):
 
 
 @pytest.mark.usefixtures("float64")
+def test_replicas_that_share_one_epsilon_draw_one_direction(mirrored):
+    x, y = data(8)
+    rule = keras_sam.RandomPerturbation(0.125, m="global", seed=1)
+    with mirrored(2).scope():
+        model = tanh_net()
+        model.compile(keras.optimizers.SGD(1.0), keras.losses.MeanSquaredError(dtype="float64"), sam=rule)
+    weights = [v.numpy() for v in model.trainable_variables]
+    epsilon = [e.numpy() for e in rule.ascend(weights, weights, rule.step(0))]
+    _, gradient = reference.loss_and_gradient([w + e for w, e in zip(weights, epsilon)], x, y, 1 / 64)
+    model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    for variable, w, g in zip(model.trainable_variables, weights, gradient):
+        np.testing.assert_allclose(variable.numpy(), w - g, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
 def test_each_replica_and_micro_batch_draws_a_direction_of_its_own(mirrored):
     x, y = data(8)
     rule = keras_sam.RandomPerturbation(0.125, m=2, seed=1)

@@ -11,6 +11,7 @@ from keras import layers, ops
 from nets import DECAY, EAGERLY, data, tanh_net, weights_of
 from oracle import to_numpy, values_of
 from test_conformance import FIT, compiled, small_net, table
+from test_traps import ROWS, TARGETS, Overflow, model_of
 
 import keras_sam
 from keras_sam import SAM, FriendlySAM, LookSAM, SAMModel, backend
@@ -419,6 +420,31 @@ def test_a_step_that_loss_scaling_skips_leaves_the_state_alone():
         np.testing.assert_array_equal(got, want)
     model.train_on_batch(x[8:16], y[8:16])
     assert any((g != b).any() for g, b in zip(values_of(kept(model)), before))
+
+
+def test_so_does_one_that_only_the_second_pass_overflows():
+    """What FriendlySAM keeps is of the first pass, whose gradient is finite."""
+    model = model_of(layers.Dense(2, dtype="mixed_float16"), Overflow(in_ascent=False))
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.125), initial_scale=8)
+    model.compile(optimizer, "mse", sam=FriendlySAM(0.1))
+    model.train_on_batch(ROWS, TARGETS)
+    assert int(optimizer.iterations) == 0
+    for value in values_of(kept(model)):
+        np.testing.assert_array_equal(value, 0)
+
+
+def test_looksam_leaves_the_second_gradient_out_whatever_integer_counts():
+    rule, calls = LookSAM(0.1, k=2), []
+    square = backend.value_and_grad(lambda w: ops.sum(w[0] ** 2))
+
+    def value_and_grad(weights):
+        calls.append(1)
+        return square(weights)
+
+    for iteration in (0, np.int64(1), np.int32(2), 3):
+        calls.append(0)
+        rule.gradient(value_and_grad, [ops.ones(2)], rule.step(iteration))
+    assert calls == [0, 1, 1, 0, 1, 0, 1, 1, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import ast
 import importlib
 import pathlib
 import re
@@ -52,6 +53,20 @@ def test_no_other_file_touches_a_private_name():
     root = pathlib.Path(keras_sam.__file__).parent
     found = [path.name for path in root.rglob("*.py") if private.search(path.read_text())]
     assert found == ["keras_private.py"]
+
+
+def test_every_other_private_name_is_our_own():
+    root = pathlib.Path(keras_sam.__file__).parent
+    defined, read = {"_asdict", "_fields", "_replace"}, set()  # of named tuples
+    for path in root.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        defined.update(node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef))
+        defined.update(node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+        attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+        defined.update(node.attr for node in attributes if isinstance(node.ctx, ast.Store))
+        if path.name != "keras_private.py":
+            read.update(node.attr for node in attributes if isinstance(node.ctx, ast.Load))
+    assert {name for name in read - defined if name.startswith("_") and not name.endswith("__")} == set()
 
 
 def test_only_the_backend_imports_a_backend():

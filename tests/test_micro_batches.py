@@ -12,6 +12,7 @@ from nets import EAGERLY, conv_net, images, partly_frozen, table, two_outputs, t
 from oracle import to_numpy, values_of
 
 import keras_sam
+from keras_sam.backend.micro_batches import share_of
 
 SAM = keras_sam.SAM
 
@@ -119,6 +120,15 @@ def test_metrics_see_the_predictions_of_the_rows_that_chose_epsilon_in_their_ord
     np.testing.assert_allclose(logs["mae"], np.abs(want - y[rows]).mean(), rtol=1e-5)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="elsewhere every size is known")
+def test_a_share_is_rounded_alike_whether_its_size_is_known_or_not():
+    assert [share_of(m, fraction) for m, fraction in [(50, 0.29), (45, 0.7), (7, 0.5), (3, 0.01)]] == [15, 32, 4, 1]
+    sizes = np.arange(1, 300, dtype="int32")
+    for fraction in (number / 100 for number in range(1, 100)):
+        known = [share_of(int(size), fraction) for size in sizes]
+        np.testing.assert_array_equal(to_numpy(share_of(ops.convert_to_tensor(sizes), fraction)), known)
+
+
 def test_dropout_draws_one_mask_a_micro_batch_for_both_passes():
     """On rows that are alike the predictions tell the masks apart; a tiny ρ tells whether both passes had the same."""
     x, y = np.ones((24, 40), "float32"), np.zeros((24, 40), "float32")
@@ -164,7 +174,7 @@ def test_a_loss_that_adds_up_is_refused():
 
 
 class WithPenalty(keras_sam.SAMModel):
-    """Its predictions are of rows and, as the KL divergence of an autoencoder, of none."""
+    """Its predictions are of rows and, as the KL divergence of an autoencoder or its weights, of none."""
 
     def __init__(self):
         super().__init__()
@@ -175,13 +185,14 @@ class WithPenalty(keras_sam.SAMModel):
 
     def call(self, x):
         y = self.dense(x)
-        return {"penalty": ops.mean(ops.square(y)), "y": y}
+        return {"penalty": ops.mean(ops.square(y)), "y": y, "kernel": ops.convert_to_tensor(self.dense.kernel)}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return ops.mean(ops.square(y - y_pred["y"])) + 0.1 * y_pred["penalty"]
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        return {"penalty": y_pred["penalty"], "rows": ops.shape(y_pred["y"])[0], **self.get_metrics_result()}
+        logs = {"penalty": y_pred["penalty"], "rows": ops.shape(y_pred["y"])[0], **self.get_metrics_result()}
+        return {**logs, "kernel": ops.sum(y_pred["kernel"])}
 
 
 def test_predictions_without_rows_are_averaged():
@@ -192,6 +203,9 @@ def test_predictions_without_rows_are_averaged():
     logs = model.train_on_batch(x, np.zeros((10, 2), "float32"), return_dict=True)
     assert logs["rows"] == 10
     np.testing.assert_allclose(logs["penalty"], np.mean(to_numpy(model(x)["y"]) ** 2), rtol=1e-6)
+    # In batches whose size TensorFlow does not know.
+    history = model.fit(x, np.zeros((10, 2), "float32"), batch_size=6, verbose=0).history
+    np.testing.assert_allclose(history["kernel"], [np.sum(to_numpy(model.dense.kernel))], rtol=1e-6)
 
 
 @pytest.mark.parametrize("m", [None, 4])

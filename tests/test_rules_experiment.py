@@ -178,8 +178,15 @@ def test_the_lead_is_paired_by_seed():
         ("fashion", "SAM", small_resnet),
     ],
 )
-def test_every_method_trains_a_step(name, method, network):
+def test_every_method_trains_a_step_by_its_rule(name, method, network, monkeypatch):
     """On random images; SAM with the network of each experiment."""
+    compile_, given = keras_sam.SAMModel.compile, []
+
+    def spy(self, *args, sam="sam", **kwargs):
+        given.append(sam)
+        compile_(self, *args, sam=sam, **kwargs)
+
+    monkeypatch.setattr(keras_sam.SAMModel, "compile", spy)
     experiment = rules.EXPERIMENTS[name]
     assert network in (linear_net, experiment.network)
     size = 28 if name == "fashion" else 8
@@ -189,6 +196,11 @@ def test_every_method_trains_a_step(name, method, network):
     method = experiment.methods[method]
     numbers = rules.train(tiny, method, method.rhos[0], seed=0)
     assert all(0 <= n <= 1 for n in numbers.values())
+    (rule,), expected = given, method.rule and method.rule(method.rhos[0])
+    assert type(rule) is type(expected)
+    if rule is not None:
+        found, wanted = rule.get_config(), expected.get_config()
+        assert {**found, "seed": None} == {**wanted, "seed": None}  # RandomPerturbation draws one
 
 
 def test_the_controls_of_m_are_plain_keras_in_micro_batches():

@@ -188,6 +188,20 @@ def test_second_order_is_refused_where_it_cannot_be_had(options, message):
         keras_sam.SAM(second_order=True, **options)
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="where a missing gradient is zero")
+def test_second_order_where_other_weights_are_used_at_the_perturbed_ones():
+    """The loss is s a at w and s b at w + ε̂, so that H swaps s and a, and a gets the second term alone."""
+    s, a, b, rho = 0.5, 2.0, 3.0, 0.25
+    at_w, perturbed = (backend.value_and_grad(lambda w, i=i: w[0] * w[i]) for i in (1, 2))
+    calls = iter([at_w, perturbed, at_w])
+    weights = [ops.convert_to_tensor(value) for value in (s, a, b)]
+    gradient = applied(keras_sam.SAM(rho, second_order=True), lambda w: next(calls)(w), weights)
+    g, d = np.array([a, s]), np.array([b, 0.0])
+    length = np.hypot(a, s)
+    v = rho / length * (d - g * (g @ d) / length**2)
+    np.testing.assert_allclose(gradient, [b + v[1], v[0], s + rho * a / length], rtol=1e-5)
+
+
 def test_second_order_is_refused_where_the_loss_has_no_second_derivative():
     def linear(weights):
         return ops.sum(weights[0]) * 1.0

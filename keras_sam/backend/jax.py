@@ -117,7 +117,7 @@ def train_step(model, sharpness, state, data):
         result, seen = sam_gradient_of_devices(*axis, model, weights, batch, step, beside, scale)
     weights, optimizer_values = optimizer.stateless_apply(optimizer_values, result.gradient, weights)
     with keras.StatelessScope(zip(optimizer.variables, optimizer_values)) as scope:
-        for variable, value in rule_state.updates(model, result.state, scale):
+        for variable, value in rule_state.updates(model, result.state, result.gradient, scale):
             variable.assign(value)
     optimizer_values = [scope.get_current_value(v) for v in optimizer.variables]
     with keras.StatelessScope([*beside, *result.updates]) as scope:

@@ -6,11 +6,7 @@ from jax.sharding import PartitionSpec
 
 from keras_sam.backend.micro_batches import ascent_rows, num_examples
 from keras_sam.backend.step import sam_gradient
-
-# More than there are micro-batches in a device's share, so that each has a number of its own.
-SHARES = 2**20
-# Odd, so that the seeds of devices are far apart and go back to where they were, modulo 2³².
-STRIDE = 1_640_531_527
+from keras_sam.rules.step import SHARES, STRIDE
 
 
 def data_axis(rule):

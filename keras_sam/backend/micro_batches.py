@@ -1,5 +1,6 @@
 """Section 4.1 of the paper on one device: a batch in micro-batches of m examples, each with an ε̂ of its own."""
 
+import fractions
 from typing import Any, NamedTuple
 
 import keras
@@ -43,9 +44,15 @@ def share_of(size, fraction):
     """`fraction` of `size`, rounded, but 1 at least; an integer where `size` is one."""
     if fraction == 1:
         return size
+    # In integers, which round a tensor as they round a number.
+    ratio = fractions.Fraction(fraction).limit_denominator(10**6)
     if isinstance(size, int):
-        return max(1, int(fraction * size + 0.5))
-    return ops.maximum(1, ops.cast(fraction * ops.cast(size, "float32") + 0.5, size.dtype))
+        return max(1, _rounded(size, ratio))
+    return ops.cast(ops.maximum(1, _rounded(ops.cast(size, "int64"), ratio)), size.dtype)
+
+
+def _rounded(size, ratio):
+    return (2 * size * ratio.numerator + ratio.denominator) // (2 * ratio.denominator)
 
 
 def ascent_rows(batch, m, fraction):
@@ -92,12 +99,12 @@ def over_micro_batches(run, batch, weights, m, fraction, loop, is_carried):
     variables = [variable for variable, _ in last.updates]
     to_carry = [v for v in variables if is_carried(v)]
     num_rows = share_of(size - count * m, fraction)
-    has_rows = [_has_rows(y, num_rows) for y in _with_masks(last.y_pred)]
+    in_rows = [has_rows(y, num_rows) for y in _with_masks(last.y_pred)]
     has_gradient = [False] * len(weights)
 
     def split(result):
         """What is averaged, what is carried on, and the predictions by row, as lists of tensors."""
-        predictions = list(zip(_with_masks(result.y_pred), has_rows, strict=True))
+        predictions = list(zip(_with_masks(result.y_pred), in_rows, strict=True))
         value_of = {id(v): value for v, value in result.updates}
         _check_same_updates(variables, [v for v, _ in result.updates])
         averaged = [value_of[id(v)] for v in variables if not is_carried(v)]
@@ -132,17 +139,20 @@ def over_micro_batches(run, batch, weights, m, fraction, loop, is_carried):
     state = keras.tree.map_structure(lambda _: next(sums), last.state)
     loss, sharpness = next(sums), next(sums)
     by_row = iter([ops.concatenate([_unstacked(o)[: count * share], y]) for o, y in zip(outputs, predicted)])
-    outputs = iter([next(by_row if row else sums) for row in has_rows])
-    y_pred = keras.tree.map_structure(lambda y: None if y is None else next(outputs), last.y_pred)
+    outputs = iter([next(by_row if row else sums) for row in in_rows])
+    # On torch `map_structure` goes by the order of a dict's keys, and `flatten` sorts them.
+    flat = [None if y is None else next(outputs) for y in keras.tree.flatten(last.y_pred)]
+    y_pred = keras.tree.pack_sequence_as(last.y_pred, flat)
     for whole, part in zip(keras.tree.flatten(y_pred), keras.tree.flatten(last.y_pred)):
         if keras_private.get_keras_mask(part) is not None:
             keras_private.set_keras_mask(whole, next(outputs))
     return Result(gradient, state, loss, sharpness, y_pred, updates)
 
 
-def _has_rows(tensor, num_rows):
+def has_rows(tensor, num_rows):
     """Whether a prediction is one of `num_rows` rows, and not such as a penalty of the whole batch."""
-    return len(tensor.shape) > 0 and (not isinstance(num_rows, int) or tensor.shape[0] in (None, num_rows))
+    rows = tensor.shape[0] if len(tensor.shape) else 0
+    return rows is None or (isinstance(num_rows, int) and 0 < rows == num_rows)
 
 
 def _with_masks(y_pred):

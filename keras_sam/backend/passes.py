@@ -58,8 +58,8 @@ class Forward:
         model: A compiled `SAMTrainer` model.
         state: Pairs of a variable and the value to read in its place, the trainable variables aside.
         scale: What losses are multiplied by before they are differentiated, or `None`.
-        guard: Optional function that makes a context manager around each evaluation, whose value is called with each
-            variable that the evaluation updates, unless it is `None`.
+        guard: Optional function that returns a context manager, entered around each evaluation. What it yields is
+            called with each variable that the evaluation updates, unless it is `None`.
     """
 
     def __init__(self, model, state=(), scale=None, guard=contextlib.nullcontext):

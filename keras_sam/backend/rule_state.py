@@ -47,18 +47,20 @@ def read(model):
     return tuple([ops.convert_to_tensor(v.value) for v in _kept(model, slot)] for slot in _slots(model.sam))
 
 
-def updates(model, state, scale=None):
+def updates(model, state, gradient, scale=None):
     """Pairs of an optimizer's variable and its new value.
 
     Args:
         model: A compiled `SAMTrainer` model.
         state: The rule's new state.
+        gradient: List of tensors, what the optimizer was given.
         scale: What the optimizer multiplies losses by, or `None`. If it does, a step that is not finite is skipped.
     """
     variables = [v for slot in _slots(model.sam) for v in _kept(model, slot)]
     values = [tensor for slot in state for tensor in slot]
     if scale is not None and values:
-        finite = ops.all(ops.stack([ops.all(ops.isfinite(value)) for value in values]))
+        found = [tensor for tensor in [*values, *gradient] if tensor is not None]
+        finite = ops.all(ops.stack([ops.all(ops.isfinite(tensor)) for tensor in found]))
         values = [ops.where(finite, value, v.value) for v, value in zip(variables, values)]
     return list(zip(variables, values, strict=True))
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_sam.backend import keras_private, rule_state
 from keras_sam.backend import tensorflow_replicas as replicas
+from keras_sam.backend.micro_batches import num_examples
 from keras_sam.backend.passes import (
     MISSED_WEIGHTS,
     RECOMPUTED,
@@ -19,6 +20,7 @@ from keras_sam.backend.passes import (
 )
 from keras_sam.backend.step import sam_gradient, step_of, track
 from keras_sam.backend.tensorflow_trainer import Trainer, check_hosts_agree, check_scope, is_chief
+from keras_sam.rules.step import SHARES
 
 __all__ = ["Trainer", "check_hosts_agree", "is_chief"]
 
@@ -173,13 +175,14 @@ def train_step(model, sharpness, data):
     several, share = replicas.num_replicas() > 1, replicas.share(batch)
     # A replica's gradient is that of its part of the mean loss; what a rule keeps has the units of the whole gradient.
     units = 1 if rule.m == "global" else replicas.num_replicas()
-    step = step_of(model)._replace(share=tf.distribute.get_replica_context().replica_id_in_sync_group * _SHARES)
+    replica = 0 if rule.m == "global" else tf.distribute.get_replica_context().replica_id_in_sync_group
+    step = step_of(model)._replace(share=replica * SHARES)
     step = step._replace(state=keras.tree.map_structure(lambda value: value / units, step.state))
-    scale = loss_scale(optimizer)
+    scale, fed = loss_scale(optimizer), batch if share is None else replicas.padded(model, batch)
     result = sam_gradient(
         model,
         [tf.convert_to_tensor(v.value) for v in variables],
-        batch if share is None else replicas.padded(model, batch),
+        fed,
         step,
         scale=scale,
         guards=lambda: functools.partial(_guard, model),
@@ -190,21 +193,17 @@ def train_step(model, sharpness, data):
         else None,
     )
     if share is not None:
-        result = replicas.without_idle(model, result, share)
+        result = replicas.without_idle(model, result, share, num_examples(fed))
     if several and scale is not None:
         result = replicas.all_skip_together(result)
-    # First, since a layer may have assigned a weight, as it was, to another variable.
+    # Before the weights move: a layer may have assigned a weight's value to another variable.
     for variable, value in result.updates:
         variable.assign(value)
     optimizer.apply_gradients(zip(result.gradient, variables))
     kept = keras.tree.map_structure(lambda value: value * units, result.state)
-    for variable, value in rule_state.updates(model, kept, scale):
+    for variable, value in rule_state.updates(model, kept, result.gradient, scale):
         variable.assign(value)
     return track(model, sharpness, result, batch, step, scale)
-
-
-# More than there are micro-batches in a replica's batch, so that each has a number of its own.
-_SHARES = 2**20
 
 
 def _build(model, x):

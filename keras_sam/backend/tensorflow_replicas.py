@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_sam.backend import keras_private
-from keras_sam.backend.micro_batches import num_examples
+from keras_sam.backend.micro_batches import has_rows, num_examples
 
 
 def num_replicas():
@@ -61,13 +61,14 @@ def padded(model, batch):
     return keras.tree.map_structure(lambda a: a if a is None else with_a_row(a), batch)
 
 
-def without_idle(model, result, share):
+def without_idle(model, result, share, size):
     """The `Result` of a replica that may have no examples: then all that it changes are the states of random seeds.
 
     Args:
         model: A compiled `SAMTrainer` model.
         result: `Result` of a batch that `padded` gave.
         share: What `share` gave.
+        size: Integer or scalar tensor, the number of rows of that batch.
     """
     present = share > 0
     synchronized = {id(v) for v in keras_private.synchronized_variables(model)}
@@ -79,7 +80,7 @@ def without_idle(model, result, share):
 
     def of_examples(y):
         # Not all that a model returns has rows.
-        return y if y is None or y.shape.rank == 0 else y[: tf.where(present, tf.shape(y)[0], 0)]
+        return y[: tf.where(present, tf.shape(y)[0], 0)] if y is not None and has_rows(y, size) else y
 
     overwritten = [getattr(v, "overwrite_with_gradient", False) for v in model.trainable_variables]
     gradient = [g if o else w for g, w, o in zip(result.gradient, weighted(result.gradient, share), overwritten)]
@@ -101,6 +102,4 @@ def all_skip_together(result):
     def marked(tensor):
         return None if tensor is None else tf.where(overflows > 0, tf.cast(float("nan"), tensor.dtype), tensor)
 
-    return result._replace(
-        gradient=[marked(g) for g in result.gradient], state=keras.tree.map_structure(marked, result.state)
-    )
+    return result._replace(gradient=[marked(g) for g in result.gradient])

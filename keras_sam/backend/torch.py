@@ -179,11 +179,11 @@ def train_step(model, sharpness, data):
     scale = loss_scale(optimizer)
     with torch.no_grad():
         result = sam_gradient(model, weights, batch, step, scale=scale, guards=_same_random_numbers)
-        # First, since a layer may have assigned a weight, as it was, to another variable.
+        # Before the weights move: a layer may have assigned a weight's value to another variable.
         for variable, value in result.updates:
             variable.assign(value)
         optimizer.apply(result.gradient, variables)
-        for variable, value in rule_state.updates(model, result.state, scale):
+        for variable, value in rule_state.updates(model, result.state, result.gradient, scale):
             variable.assign(value)
         return track(model, sharpness, result, batch, step, scale)
 

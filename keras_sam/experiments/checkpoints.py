@@ -43,8 +43,7 @@ class Checkpoint(keras.callbacks.Callback):
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
         results.write_json(self.folder / "history.json", self.history)
-        with results.replacing(self.folder / f"epoch-{epoch + 1}.weights.h5") as path:
-            self.model.save_weights(path)
+        self.model.save_weights(self.folder / f"epoch-{epoch + 1}.weights.h5")
         for saved, path in self._saved().items():
             if saved != epoch + 1:
                 path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,7 +16,7 @@ from keras_sam.experiments import rules as rules_experiment
 from keras_sam.experiments.arguments import check, check_name, make, readable
 from keras_sam.experiments.strategies import STRATEGIES
 
-Experiment = Literal["digits", "fashion", "m"]
+Experiment = StrEnum("Experiment", {name: name for name in rules_experiment.EXPERIMENTS})
 Strategy = StrEnum("Strategy", {name: name for name in STRATEGIES})
 Precision = StrEnum("Precision", {name: name for name in runner.PRECISIONS})
 Split = StrEnum("Split", {name: name for name in analysis.SPLITS})
@@ -57,12 +57,12 @@ def rules(
     output: Annotated[Path, typer.Option(help="Folder for the results, which a later run adds to.")] = Path("results"),
 ):
     """Every rule on the same data, each with the rho that a clean validation split chose: a table."""
-    known = rules_experiment.EXPERIMENTS[experiment].methods
+    known = rules_experiment.EXPERIMENTS[experiment.value].methods
     unknown = sorted(set(method or ()) - set(known))
     check(not unknown, f"--method: received {unknown}, expected some of {list(known)}.")
     make(output)
     with readable():
-        rules_experiment.run(experiment, output, only=method)
+        rules_experiment.run(experiment.value, output, only=method)
 
 
 @app.command("list")

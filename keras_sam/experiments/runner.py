@@ -156,8 +156,7 @@ def run(run, output, data_dir=None, download=False):
         **results.provenance(),
     }
     if row.keep_model:
-        with results.replacing(path.with_suffix(".keras")) as temporary:
-            model.save(temporary)
+        model.save(path.with_suffix(".keras"))
     results.write_json(path, content)
     for stage in ("first", "second"):
         Checkpoint(work / stage).delete()

@@ -45,6 +45,8 @@ class ASAM(SAM):
 
     def perturbation(self, weights, gradient, step):
         checks.check_has_paths(step.variables, "`ASAM` tells biases, which it does not scale, by")
+        # Where w are torch's parameters, the gradient at w + ε̂ would flow into them through ε̂ as well.
+        weights = [ops.stop_gradient(w) for w in weights]
         scale = [1.0 if _is_bias(path_of(v)) else ops.abs(w) + self.eta for w, v in zip(weights, step.variables)]
         scaled = [t * g for t, g in zip(scale, gradient)]
         factor = step.rho * safe_inverse(norm(scaled))

@@ -65,7 +65,7 @@ class LookSAM(SAM):
 
     def _is_due(self, step):
         if isinstance(step.iteration, numbers.Integral):
-            return step.iteration % self.k == 0
+            return bool(step.iteration % self.k == 0)
         return self.k == 1 or ops.equal(ops.mod(step.iteration, self.k), 0)
 
     def get_config(self):

@@ -8,9 +8,7 @@ from keras import ops
 from keras_sam.rules import checks
 from keras_sam.rules.norms import steepest_ascent
 from keras_sam.rules.sam import SAM
-
-# Coprime to every power of 2, so that shares are far apart in the space of seeds.
-STRIDE = 1_640_531_527
+from keras_sam.rules.step import STRIDE
 
 
 @keras.saving.register_keras_serializable("keras_sam")
@@ -22,8 +20,8 @@ class RandomPerturbation(SAM):
     applied = ∇L(w + epsilon)
     ```
 
-    Every update, replica and micro-batch draws its own z, which depends on the seed and the optimizer's iteration
-    alone, so that training resumes with the numbers of an uninterrupted run. On JAX, where a weight that the loss does
+    z depends on the seed, the optimizer's iteration and the number of the replica and micro-batch, and on nothing else,
+    so that training resumes with the numbers of an uninterrupted run. On JAX, where a weight that the loss does
     not depend on has a gradient of zeros, such weights take their part of ρ.
 
     Args:

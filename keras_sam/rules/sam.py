@@ -42,7 +42,8 @@ class SAM:
             the loss of the whole at w + ε̂ less that of the share at w. A training step costs 1 + `ascent_fraction`
             plain ones, also where a schedule of `rho` is 0. Defaults to `1.0`.
         second_order: Boolean, whether to add the term dropped before equation 3, the derivative of ε̂ by w: a product
-            with the Hessian (appendix C.4). Needs `p` in (1, 2] and a single ascent step. Defaults to `False`.
+            with the Hessian (appendix C.4). Needs `p` in (1, 2] and a single ascent step. A training step costs as
+            much where a schedule of `rho` is 0. Defaults to `False`.
         where: Regular expression searched in each `variable.path`; what does not match is not perturbed, and the norm
             is that of the others. `"(gamma|beta)$"` is SAM-ON. Defaults to `None`, every trainable variable.
 
@@ -121,13 +122,13 @@ class SAM:
                 clean_gradient = ascent_gradient if clean_gradient is None else clean_gradient
                 epsilon = self.ascend(weights, ascent_gradient, step, epsilon)
         if self.needs_second_pass(step) is False:
-            return self._descend(weights, clean_gradient, clean_gradient, step)
+            return self._descend(clean_gradient, clean_gradient, step)
         gradient = dense(value_and_grad(moved(weights, epsilon))[1])
         if self.second_order:
             with ascent():
                 term = second_order_term(self, value_and_grad, weights, clean_gradient, gradient, epsilon, step)
-            gradient = [g if t is None or g is None else g + ops.cast(t, g.dtype) for g, t in zip(gradient, term)]
-        return self._descend(weights, clean_gradient, gradient, step)
+            gradient = [_sum(g, t) if c is not None else g for g, t, c in zip(gradient, term, clean_gradient)]
+        return self._descend(clean_gradient, gradient, step)
 
     def ascend(self, weights, gradient, step, epsilon=None):
         """ε̂ one ascent step further, in float32 at least.
@@ -144,15 +145,14 @@ class SAM:
         result = [None] * len(weights)
         if not indices:
             return result
-        chosen_weights, chosen_gradient, step = select(indices, weights, gradient, step)
+        step, chosen_weights, chosen_gradient = select(indices, step, weights, gradient)
         moves = self.perturbation(chosen_weights, chosen_gradient, step)
         if epsilon is not None:
             # A weight without a gradient before and with one now has not moved yet.
             moves = [e if epsilon[i] is None else epsilon[i] + e for i, e in zip(indices, moves)]
             moves = into_ball(moves, step.rho, self.p)
         for i, e in zip(indices, moves):
-            # Where w are torch's parameters, of which ASAM's ε̂ is made, the gradient at w + ε̂ would flow through ε̂ too.
-            result[i] = ops.stop_gradient(e)
+            result[i] = e
         return result
 
     def perturbation(self, weights, gradient, step):
@@ -209,7 +209,7 @@ class SAM:
         # JSON has no infinity.
         return {name: "inf" if value == math.inf else value for name, value in values.items()}
 
-    def _descend(self, weights, clean_gradient, gradient, step):
+    def _descend(self, clean_gradient, gradient, step):
         """`descent` of the weights that the optimizer descends along, in float32 at least."""
         indices = [
             i
@@ -218,8 +218,7 @@ class SAM:
         ]
         if not indices:
             return gradient, step.state
-        _, clean, chosen_step = select(indices, weights, clean_gradient, step)
-        _, perturbed, _ = select(indices, weights, gradient, step)
+        chosen_step, clean, perturbed = select(indices, step, clean_gradient, gradient)
         applied, chosen_state = self.descent(clean, perturbed, chosen_step)
         gradient, state = list(gradient), tuple(list(slot) for slot in step.state)
         for old, new in zip([gradient, *state], [applied, *chosen_state], strict=True):
@@ -234,6 +233,12 @@ class SAM:
             return True
         checks.check_has_paths(variables, f"`where={self.where!r}` is searched in")
         return re.search(self.where, path_of(variables[index])) is not None
+
+
+def _sum(gradient, term):
+    if gradient is None or term is None:
+        return term if gradient is None else gradient
+    return gradient + ops.cast(term, gradient.dtype)
 
 
 def _is_overwritten(variables, index):

@@ -4,7 +4,7 @@ from keras import ops
 
 from keras_sam import backend
 from keras_sam.rules.norms import dot, norm
-from keras_sam.rules.step import select
+from keras_sam.rules.step import cast, select
 
 
 def second_order_term(rule, value_and_grad, weights, clean_gradient, gradient, epsilon, step):
@@ -26,8 +26,10 @@ def second_order_term(rule, value_and_grad, weights, clean_gradient, gradient, e
     indices = [i for i, e in enumerate(epsilon) if e is not None]
     if not indices:
         return epsilon
-    descent = [ops.cast(gradient[i], epsilon[i].dtype) for i in indices]
-    chosen, clean, step = select(indices, weights, clean_gradient, step)
+    # Run eagerly, a weight may have a gradient at w alone.
+    pairs = [(gradient[i], epsilon[i]) for i in indices]
+    descent = [ops.zeros_like(e) if g is None else cast(g, e.dtype) for g, e in pairs]
+    step, chosen, clean = select(indices, step, weights, clean_gradient)
     _, vector = backend.value_and_grad(lambda g: dot(rule.perturbation(chosen, g, step), descent))(clean)
     # At g = 0, where ε̂ is 0 by definition, the root has no derivative.
     length = norm(clean)

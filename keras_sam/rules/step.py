@@ -7,6 +7,11 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+# `Step.share` of replica r's micro-batch i is r * SHARES + i: more than a batch has micro-batches.
+SHARES = 2**20
+# Odd, so that the seeds of shares are far apart, and those that were moved can be moved back, modulo 2³².
+STRIDE = 1_640_531_527
+
 
 class Step(NamedTuple):
     """One training step, as a rule sees it: everything but the model and the data.
@@ -32,23 +37,20 @@ class Step(NamedTuple):
     momentum: Any = None
 
 
-def select(indices, weights, gradient, step):
-    """The weights of these indices alone, with their gradients and their step, in one dtype: float32 at least."""
-    dtype = _common_dtype(weights[i].dtype for i in indices)
+def select(indices, step, *lists):
+    """The step, and the tensors of each list, of the weights of these indices alone; in one dtype, float32 at least."""
+    dtype = _common_dtype(lists[0][i].dtype for i in indices)
 
     def chosen(tensors):
         return [cast(tensors[i], dtype) for i in indices]
 
-    return (
-        chosen(weights),
-        chosen(gradient),
-        step._replace(
-            rho=step.rho if isinstance(step.rho, float) else ops.cast(step.rho, dtype),
-            variables=step.variables and [step.variables[i] for i in indices],
-            state=tuple(chosen(slot) for slot in step.state),
-            momentum=step.momentum and chosen(step.momentum),
-        ),
+    step = step._replace(
+        rho=step.rho if isinstance(step.rho, float) else ops.cast(step.rho, dtype),
+        variables=step.variables and [step.variables[i] for i in indices],
+        state=tuple(chosen(slot) for slot in step.state),
+        momentum=step.momentum and chosen(step.momentum),
     )
+    return step, *map(chosen, lists)
 
 
 def path_of(variable):

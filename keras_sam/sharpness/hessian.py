@@ -85,7 +85,7 @@ def extreme(objective, k, which, tolerance, start, num_vectors=None):
     """
     size = objective.num_parameters
     if size <= max(2 * k + 1, 20):
-        # ARPACK wants room for its vectors: of a Hessian so small every column can be had.
+        # ARPACK needs more rows than it keeps vectors; of so small a Hessian all columns are computed.
         columns = np.stack([objective.hessian_vector_product(row) for row in np.eye(size)], -1)
         values, vectors = linalg.eigh((columns + columns.T) / 2)
         order = np.argsort({"LA": -values, "SA": values, "LM": -np.abs(values)}[which], kind="stable")[:k]

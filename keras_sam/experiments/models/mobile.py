@@ -56,8 +56,10 @@ def body(x, width, depth, activation, squeeze, drop_rate=0.2):
 
 
 def head(x, num_classes, dropout, pretrained=False):
-    """The logits, which begin at zero on pretrained features, as EfficientNet's initializer makes them large for a few
-    classes, and so the first gradients, which change the features most.
+    """The logits.
+
+    On pretrained features they begin at zero: for a few classes EfficientNet's initializer makes them large, and with
+    them the first gradients, which change the features most.
     """
     initializer = "zeros" if pretrained else _variance(1 / 3, "uniform")
     x = layers.Dropout(dropout)(layers.GlobalAveragePooling2D()(x))
