@@ -218,8 +218,8 @@ def test_asams_neighbourhood_does_not_notice_that_layers_are_rescaled():
 
 def test_asam_knows_biases_by_their_paths():
     """Those of Keras's layers and of torch's; in a loop that says nothing of its weights it would scale them all."""
-    rule, gradient = keras_sam.ASAM(0.5, eta=0.0), [np.float32([3.0]), np.float32([4.0])]
-    weights = [np.float32([2.0]), np.float32([5.0])]
+    rule = keras_sam.ASAM(0.5, eta=0.0)
+    weights, gradient = ([ops.convert_to_tensor([v]) for v in values] for values in [(2.0, 5.0), (3.0, 4.0)])
     for bias in ("dense/bias", "0.bias", "bias", "norm/beta", "gru/recurrent_bias"):
         (a, b), norm = rule.ascend(weights, gradient, rule.step(0, ["dense/kernel", bias])), np.hypot(2 * 3, 4)
         np.testing.assert_allclose([to_numpy(a)[0], to_numpy(b)[0]], [0.5 * 4 * 3 / norm, 0.5 * 4 / norm], rtol=1e-6)
