@@ -12,8 +12,8 @@ SAM on JAX: expect 10.1 for 10.6 of as many epochs, and of twice as many.
 The rows `60000/none` and `60000/basic` take all images and twice the width, a quarter to three quarters of an hour
 a run of SAM. Expect 7.0 for 7.1 without augmentation, and with flip and crop, where SGD fits 93 % of its labels, 7.7
 for 7.3. `60000-long/basic` has twice the epochs, about an hour a run of SAM on JAX: expect 6.9 for 6.8, and
-6.3 for SGD of twice the epochs, which does not fit all labels either. `60000-wide/basic` has four times the width of the
-clean rows.
+6.3 for SGD of twice the epochs, which does not fit all labels either. `60000-wide/basic` has a network twice as
+wide again for 20 epochs.
 """
 
 import dataclasses
