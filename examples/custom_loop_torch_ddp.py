@@ -70,7 +70,9 @@ def sam_step(model, loss_of, optimizer, rule, iteration, x, y, state=()):
     if average_here:
         # A weight without a gradient here may have one on another process.
         gradient = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradient)]
-        for tensor in itertools.chain(gradient, *state):
+        # Nor has DistributedDataParallel sent BatchNormalization's statistics to all processes.
+        statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        for tensor in itertools.chain(gradient, statistics, *state):
             dist.all_reduce(tensor.div_(dist.get_world_size()))
     for parameter, g in zip(parameters, gradient):
         parameter.grad = g

@@ -2,8 +2,10 @@
 
 import os
 import re
+import socket
 
 import pytest
+from conftest import required
 from typer.testing import CliRunner
 
 from keras_sam.experiments import commands, recipes, runner
@@ -53,6 +55,17 @@ def test_what_cannot_be_is_said(arguments, said, monkeypatch, tmp_path):
     assert code == 2
     assert said in text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cluster_that_does_not_answer_is_named(tmp_path):
+    required("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    arguments = ["grid", "table5", "--row", ROW, "--method", "sgd", "--seeds", "1", "--smoke", "--ray", address]
+    code, text = invoke(*arguments, "--output", str(tmp_path))
+    assert code == 2
+    assert f"Received `--ray {address}`, where nothing answers" in text
 
 
 @pytest.mark.parametrize("command", ["run", "grid", "report", "compare"])

@@ -354,6 +354,18 @@ def test_msam_refuses_an_optimizer_without_such_momentum(optimizer):
         small_net().compile(optimizer, "mse", sam=keras_sam.MSAM())
 
 
+def test_msam_says_which_weights_the_optimizer_does_not_know():
+    x, y = table()
+    model = small_net()
+    first = model.layers[1]
+    first.trainable = False
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", sam=keras_sam.MSAM(), **EAGERLY)
+    model.fit(x, y, **FIT)
+    first.trainable, model.train_function = True, None
+    with pytest.raises(ValueError, match=r"keeps no momentum for one of the \d weights.*Call `compile` again"):
+        model.fit(x, y, **FIT)
+
+
 def test_msam_without_momentum_in_a_custom_loop():
     rule = keras_sam.MSAM()
     with pytest.raises(ValueError, match="needs the optimizer's momentum"):

@@ -280,6 +280,23 @@ def test_every_device_drops_other_entries_and_the_seed_goes_on_as_in_keras():
         np.testing.assert_array_equal(got.numpy(), want.numpy())
 
 
+def test_float8_goes_by_the_largest_value_on_any_device():
+    x = np.ones((16, 4), "float32")
+    x[5] = 100.0
+    found = []
+    for cls, options in [(keras.Model, {}), (keras_sam.SAMModel, {"sam": keras_sam.SAM(0.1)})]:
+        keras.utils.set_random_seed(0)
+        with data_parallel(2):
+            inputs = keras.Input((4,))
+            dense = keras.layers.Dense(1, dtype="float8_from_mixed_bfloat16")
+            model = cls(inputs, dense(inputs))
+            model.compile(keras.optimizers.SGD(0.0), "mse", **options)
+            model.fit(x, np.zeros((16, 1)), batch_size=16, epochs=2, shuffle=False, verbose=0)
+        found.append((values_of([dense.inputs_amax_history])[0].max(), values_of([dense.inputs_scale])[0]))
+    np.testing.assert_array_equal(found[0][0], 100)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
+
+
 def test_an_overflow_on_one_device_skips_the_step_of_all_and_halves_the_scale():
     def after_one_step(x):
         optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=1024.0)

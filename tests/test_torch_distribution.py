@@ -162,6 +162,13 @@ def trained(rank, example):
     at_weights = shares[0][0].numpy() @ weight.T + bias
     found["statistics"] = model.module[1].running_mean.numpy(), 0.1 * at_weights.mean(axis=0)
     found["passes"] = int(model.module[1].num_batches_tracked)
+
+    torch.manual_seed(0)
+    model = DistributedDataParallel(batch_norm_net())
+    weight, bias = (p.detach().numpy().copy() for p in model.module[0].parameters())
+    sam_step(model, mse, torch.optim.SGD(model.parameters(), RATE), keras_sam.GSAM(RHO), 0, *shares[0])
+    everywhere = data()[0][0] @ weight.T + bias
+    found["averaged statistics"] = model.module[1].running_mean.numpy(), 0.1 * everywhere.mean(axis=0)
     return found
 
 
@@ -224,6 +231,7 @@ def test_the_statistics_are_those_of_the_pass_at_the_weights(processes):
     for found in processes:
         assert found["passes"] == 1
         np.testing.assert_allclose(*found["statistics"], rtol=1e-12)
+        np.testing.assert_allclose(*found["averaged statistics"], rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", FAMILY_HERE)

@@ -166,6 +166,35 @@ def test_a_float8_scale_is_outside_the_norm_and_keeps_the_clean_passs_value():
     assert kept is None
 
 
+@pytest.mark.parametrize("options", [{"m": 4}, {"ascent_fraction": 0.5}], ids=str)
+def test_float8_is_refused_in_parts_of_a_batch(options):
+    model = model_of(layers.Dense(2, dtype="float8_from_mixed_bfloat16"))
+    with pytest.raises(ValueError, match=r"computes in float8.*Expected `m=None` or `m='global'`"):
+        model.compile("sgd", "mse", sam=keras_sam.SAM(0.1, **options))
+    with pytest.raises(ValueError, match=r"computes in float8.*Measure the model as it was before `quantize`"):
+        keras_sam.sharpness.hessian_trace(compiled_float8(keras_sam.SAM(0.1)), (ROWS, TARGETS), verbose=0)
+
+
+def compiled_float8(rule):
+    model = model_of(layers.Dense(4, dtype="float8_from_mixed_bfloat16"), layers.Dense(2))
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", sam=rule)
+    return model
+
+
+def test_a_float8_model_and_what_its_rule_keeps_are_loaded_again(tmp_path):
+    """As `quantize` makes them, which puts the scales in another order than a file does."""
+    network = model_of(layers.Dense(2), cls=keras.Model)
+    network.quantize("float8")
+    model = keras_sam.SAMModel.from_model(network)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", sam=keras_sam.FriendlySAM(0.1))
+    model.fit(ROWS, TARGETS, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for m in (model, loaded):
+        m.fit(ROWS, TARGETS, shuffle=False, verbose=0)
+    assert_equal(loaded.predict(ROWS, verbose=0), model.predict(ROWS, verbose=0))
+
+
 def test_float8_layers_train_as_in_keras_where_rho_is_0():
     never = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.0, 0.0])
     results = []

@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec
 
 from keras_sam.backend.micro_batches import ascent_rows, num_examples
 from keras_sam.backend.step import sam_gradient
-from keras_sam.rules.step import SHARES, STRIDE
+from keras_sam.rules.step import SHARES, STRIDE, is_overwritten
 
 
 def data_axis(rule):
@@ -80,7 +80,12 @@ def _mean(result, model, before, axis, num_devices, device):
             return means.updates[id(variable)]
         return _reseeded(variable, value, -device) if id(variable) in before else value
 
-    return means._replace(updates=[value_of(v, value) for v, value in result.updates])
+    # float8's scales, which are of the largest value, as Keras has them where it accumulates gradients.
+    gradient = [
+        jax.lax.pmax(g, axis) if is_overwritten(v) else mean
+        for g, mean, v in zip(result.gradient, means.gradient, model.trainable_variables, strict=True)
+    ]
+    return means._replace(gradient=gradient, updates=[value_of(v, value) for v, value in result.updates])
 
 
 def _reseeded(variable, value, device):

@@ -198,7 +198,13 @@ def momentum(optimizer, variables):
     optimizer = _inner(optimizer)
     is_sgd = isinstance(optimizer, keras.optimizers.SGD)
     averages = optimizer.momentums if is_sgd else optimizer._momentums
-    averages = [averages[optimizer._get_variable_index(v)] for v in variables]
+    try:
+        averages = [averages[optimizer._get_variable_index(v)] for v in variables]
+    except KeyError as error:
+        raise ValueError(
+            f"The optimizer keeps no momentum for one of the {len(variables)} weights that are trained now: it was not "
+            "trained when the optimizer was built. Call `compile` again, with a new optimizer."
+        ) from error
     # SGD's is μm − lr·g.
     return [a if a is None else -a.value if is_sgd else a.value for a in averages]
 

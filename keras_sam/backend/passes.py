@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_sam import backend
 from keras_sam.backend import keras_private
-from keras_sam.rules.step import in_ascent
+from keras_sam.rules.step import in_ascent, is_overwritten
 
 
 class Batch(NamedTuple):
@@ -136,10 +136,7 @@ class Passes:
     def for_optimizer(self, gradient, variables):
         """The rule's gradient, in the units that the optimizer expects."""
         # What the optimizer assigns instead of descending along belongs to the state, which is the first pass's.
-        gradient = [
-            first if getattr(v, "overwrite_with_gradient", False) else g
-            for g, first, v in zip(gradient, self.gradient, variables)
-        ]
+        gradient = [first if is_overwritten(v) else g for g, first, v in zip(gradient, self.gradient, variables)]
         if self.scale is None:
             return gradient
         # An infinite gradient of the first pass can leave a finite second one (p = inf), and still has to skip the
@@ -184,7 +181,14 @@ def check_weights(model):
             f"`{model.name}` has no trainable weights that a rule could perturb, but was compiled with "
             f"`sam={model.sam!r}`. Unfreeze a layer (`layer.trainable = True`), or pass `sam=None`."
         )
-    model.sam.check_variables(model.trainable_variables, model.name)
+    rule = model.sam
+    rule.check_variables(model.trainable_variables, model.name)
+    if (isinstance(rule.m, int) or rule.ascent_fraction != 1) and any(map(is_overwritten, model.trainable_variables)):
+        raise ValueError(
+            f"`{model.name}` computes in float8, whose scales are of the largest value in a whole batch, and was "
+            f"compiled with `sam={rule!r}`, which looks at parts of it. Expected `m=None` or `m='global'`, and "
+            "`ascent_fraction=1`."
+        )
 
 
 def check_not_rematerialized(model):

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_sam.backend import keras_private
+from keras_sam.rules.step import is_overwritten
 
 # In the names of the optimizer's variables that are a rule's.
 MARK = "_keras_sam_"
@@ -21,7 +22,7 @@ def create(model):
             model.optimizer.build(model.trainable_variables)
         for slot in _slots(model.sam):
             if not _all_kept(model, slot):
-                for variable in model.trainable_variables:
+                for variable in _with_state(model):
                     # Replicas keep the mean of what each of them found.
                     kept = model.optimizer.add_variable(
                         variable.shape,
@@ -44,7 +45,15 @@ def forget(optimizer):
 
 def read(model):
     """The rule's state, a tuple of lists of tensors."""
-    return tuple([ops.convert_to_tensor(v.value) for v in _kept(model, slot)] for slot in _slots(model.sam))
+
+    def values(slot):
+        kept = iter(_kept(model, slot))
+        return [
+            ops.zeros(v.shape, v.dtype) if is_overwritten(v) else ops.convert_to_tensor(next(kept).value)
+            for v in model.trainable_variables
+        ]
+
+    return tuple(map(values, _slots(model.sam)))
 
 
 def updates(model, state, gradient, scale=None):
@@ -57,7 +66,7 @@ def updates(model, state, gradient, scale=None):
         scale: What the optimizer multiplies losses by, or `None`. If it does, a step that is not finite is skipped.
     """
     variables = [v for slot in _slots(model.sam) for v in _kept(model, slot)]
-    values = [tensor for slot in state for tensor in slot]
+    values = [t for slot in state for t, v in zip(slot, model.trainable_variables) if not is_overwritten(v)]
     if scale is not None and values:
         found = [tensor for tensor in [*values, *gradient] if tensor is not None]
         finite = ops.all(ops.stack([ops.all(ops.isfinite(tensor)) for tensor in found]))
@@ -78,12 +87,17 @@ def _all_kept(model, slot):
 
 
 def _kept(model, slot):
-    """The variables of a slot, one for each weight that is trained now."""
+    """The variables of a slot, one for each weight that is trained now and has a gradient."""
     kept = {id(v.kept_for): v for v in _all_kept(model, slot)}
-    missing = [v.path for v in model.trainable_variables if id(v) not in kept]
+    missing = [v.path for v in _with_state(model) if id(v) not in kept]
     if missing:
         raise ValueError(
             f"{type(model.sam).__name__} keeps something for each weight, but nothing for `{'`, `'.join(missing)}`, "
             "which was not trained when the model was compiled. Call `compile` again."
         )
-    return [kept[id(v)] for v in model.trainable_variables]
+    return [kept[id(v)] for v in _with_state(model)]
+
+
+def _with_state(model):
+    """Not float8's scales, which a file can have in another order, as Keras gives them no momentum."""
+    return [v for v in model.trainable_variables if not is_overwritten(v)]

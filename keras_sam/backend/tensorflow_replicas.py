@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_sam.backend import keras_private
 from keras_sam.backend.micro_batches import has_rows, num_examples
+from keras_sam.rules.step import is_overwritten
 
 
 def num_replicas():
@@ -82,7 +83,7 @@ def without_idle(model, result, share, size):
         # Not all that a model returns has rows.
         return y[: tf.where(present, tf.shape(y)[0], 0)] if y is not None and has_rows(y, size) else y
 
-    overwritten = [getattr(v, "overwrite_with_gradient", False) for v in model.trainable_variables]
+    overwritten = map(is_overwritten, model.trainable_variables)
     gradient = [g if o else w for g, w, o in zip(result.gradient, weighted(result.gradient, share), overwritten)]
     return result._replace(
         gradient=gradient,

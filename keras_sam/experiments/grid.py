@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import socket
 import subprocess
 import sys
 
@@ -203,9 +204,13 @@ def on_ray(runs, train, address, cpus=1, gpus=0):
 
     Yields:
         The run, its result or `None`, and what it said if it failed, as soon as it ended.
+
+    Raises:
+        ValueError: If nothing answers at that address.
     """
     import ray
 
+    _check_reachable(address)
     backend = {name: os.environ[name] for name in ("KERAS_BACKEND",) if name in os.environ}
     ray.init(address=address, runtime_env={"env_vars": backend}, ignore_reinit_error=True)
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1, max_calls=1)(train)
@@ -217,3 +222,17 @@ def on_ray(runs, train, address, cpus=1, gpus=0):
             yield run, ray.get(reference), None
         except ray.exceptions.RayTaskError as error:
             yield run, None, str(error)
+
+
+def _check_reachable(address):
+    """Ray itself waits for minutes, and then does not say for which address."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():  # "auto", which Ray looks up
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ValueError(
+            f"Received `--ray {address}`, where nothing answers ({error}); expected the address that `ray start "
+            "--head` has printed, or `auto` for the cluster of this machine."
+        ) from error

@@ -10,7 +10,7 @@ from keras import ops
 from keras_sam.rules import checks
 from keras_sam.rules.norms import into_ball, steepest_ascent
 from keras_sam.rules.second_order import second_order_term
-from keras_sam.rules.step import Step, ascent, cast, dense, moved, path_of, select
+from keras_sam.rules.step import Step, ascent, cast, dense, is_overwritten, moved, path_of, select
 
 
 @keras.saving.register_keras_serializable("keras_sam")
@@ -211,10 +211,11 @@ class SAM:
 
     def _descend(self, clean_gradient, gradient, step):
         """`descent` of the weights that the optimizer descends along, in float32 at least."""
+        variables = step.variables or [None] * len(gradient)
         indices = [
             i
-            for i, g in enumerate(gradient)
-            if g is not None and clean_gradient[i] is not None and not _is_overwritten(step.variables, i)
+            for i, (g, clean, v) in enumerate(zip(gradient, clean_gradient, variables, strict=True))
+            if g is not None and clean is not None and not is_overwritten(v)
         ]
         if not indices:
             return gradient, step.state
@@ -227,7 +228,7 @@ class SAM:
         return gradient, state
 
     def _is_perturbed(self, variables, index):
-        if _is_overwritten(variables, index):
+        if variables and is_overwritten(variables[index]):
             return False
         if self.where is None:
             return True
@@ -239,7 +240,3 @@ def _sum(gradient, term):
     if gradient is None or term is None:
         return term if gradient is None else gradient
     return gradient + ops.cast(term, gradient.dtype)
-
-
-def _is_overwritten(variables, index):
-    return variables is not None and getattr(variables[index], "overwrite_with_gradient", False)

@@ -58,6 +58,11 @@ def path_of(variable):
     return variable if isinstance(variable, str) else variable.path
 
 
+def is_overwritten(variable):
+    """Whether the optimizer assigns the "gradient" to a variable, as it does to float8's scales."""
+    return getattr(variable, "overwrite_with_gradient", False)
+
+
 def dense(gradient):
     """A gradient whose `tf.IndexedSlices`, in which a row of an embedding can occur twice, are added up by row."""
 

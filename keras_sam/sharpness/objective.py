@@ -9,7 +9,7 @@ from keras import ops
 from keras_sam import backend
 from keras_sam.backend import keras_private
 from keras_sam.backend.passes import Scope
-from keras_sam.rules.step import widened
+from keras_sam.rules.step import is_overwritten, widened
 from keras_sam.sharpness import batches
 from keras_sam.sharpness.error_rate import wrong_predictions
 
@@ -228,6 +228,12 @@ def _check_model(model):
         )
     if not model.trainable_variables:
         raise ValueError(f"`{model.name}` has no trainable weights. Unfreeze a layer (`layer.trainable = True`).")
+    if any(map(is_overwritten, model.trainable_variables)):
+        raise ValueError(
+            f"`{model.name}` computes in float8, whose scales are among its trainable weights, though the loss has no "
+            "derivative by them. Measure the model as it was before `quantize`, or one of another dtype policy that "
+            "has its weights."
+        )
     for loss in keras.tree.flatten(model.loss):
         if getattr(loss, "reduction", "mean") in ("sum", "none", None):
             raise ValueError(
