@@ -88,7 +88,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         self.save_freq = save_freq
         self.delete_checkpoint = delete_checkpoint
         self._epoch = self._last_saved = 0
-        self._left_out = self._undo = None
+        self._left_out = 0, 0, None
+        self._undo = None
 
     def on_train_begin(self, logs=None):
         if not self.model.built:
