@@ -85,5 +85,3 @@ ROWS |= {
     )
     for images, augmentation, width, epochs in ALL_IMAGES
 }
-# Whether more epochs alone are enough to fit them.
-ROWS["60000-long/basic"].methods["sgd-5x"] = Method(epochs=5)
