@@ -42,8 +42,8 @@ class SAM:
             the loss of the whole at w + ε̂ less that of the share at w. A training step costs 1 + `ascent_fraction`
             plain ones, also where a schedule of `rho` is 0. Defaults to `1.0`.
         second_order: Boolean, whether to add the term dropped before equation 3, the derivative of ε̂ by w: a product
-            with the Hessian (appendix C.4). Needs `p` in (1, 2] and a single ascent step. A training step costs as
-            much where a schedule of `rho` is 0. Defaults to `False`.
+            with the Hessian (appendix C.4). Needs `p` in (1, 2], a single ascent step and an `m` of one replica. A
+            training step costs as much where a schedule of `rho` is 0. Defaults to `False`.
         where: Regular expression searched in each `variable.path`; what does not match is not perturbed, and the norm
             is that of the others. `"(gamma|beta)$"` is SAM-ON. Defaults to `None`, every trainable variable.
 

@@ -152,7 +152,7 @@ def spectra(columns):
 def error_by_rho(curves):
     """Figure 3, middle. The test error by ρ, a line for each m.
 
-    Look at how low each line gets, and where: in the paper a smaller m gets lower, at a smaller ρ.
+    Look at how low each line gets, and where: in the paper a smaller m gets lower.
 
     Args:
         curves: Dict from m to `(rhos, errors)` or `(rhos, errors, half-widths of intervals)`, shares.

@@ -1,4 +1,4 @@
-"""Figure 3, middle: the test error by ρ and m. A smaller m generalizes better, and wants a smaller ρ.
+"""Figure 3, middle: the test error by ρ and m. A smaller m generalizes better.
 
 A small ResNet on CIFAR-10. With BatchNormalization micro-batches change more than ε̂, so each m has its control,
 ρ = 0 in the same micro-batches. The paper prints curves alone.

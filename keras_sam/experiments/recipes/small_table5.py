@@ -6,7 +6,7 @@ other rows), then `--tuned`. One to seven minutes a run of SAM on one core. Expe
 where labels are wrong; with flip and crop SGD is ahead there, with 17 for 20. On clean images expect 13.1 (12.8 with
 m = 32) for 14.2 without augmentation, 12.9 for 11.7 with flip and crop, 15.4 for 12.6 with Cutout as well.
 
-The row `clean-long/basic` has flip and crop for so many epochs that SGD fits its labels, 35 minutes and more a run of
+The row `clean-long/basic` has flip and crop for so many epochs that SGD fits its labels, 25 minutes to an hour a run of
 SAM on JAX: expect 10.1 for 10.6 of as many epochs, and of twice as many.
 
 The rows `60000/none` and `60000/basic` take all images and twice the width, a quarter to three quarters of an hour

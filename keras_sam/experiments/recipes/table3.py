@@ -1,8 +1,13 @@
 """Table 3: fine-tuning EfficientNets on small sets. SAM lowers the error of all.
 
-B7 starts from weights trained with RandAugment on ImageNet, L2 from NoisyStudent's at 475 pixels. Batches of 1024 on 64
-cores make m = 16 and batches of 512 on 128 cores m = 4, with half the learning rate and twice the steps (C.2). On
-ImageNet itself the head is kept, for 10 epochs with a learning rate of 0.1. The ρ of each set is table 8's.
+In the paper B7 starts from weights trained with RandAugment on ImageNet (84.7 %), and L2 from NoisyStudent's at 475
+pixels. What Keras downloads for B7 was trained with AutoAugment: to start where the paper does, convert the other
+checkpoint and give its path as `--weights`. Batches of 1024 on 64 cores make m = 16 and batches of 512 on 128 cores
+m = 4, with half the learning rate and twice the steps (C.2). On ImageNet itself the head is kept, for 10 epochs with a
+learning rate of 0.1. The ρ of each set is table 8's.
+
+Sets but CIFAR have "no data augmentation" and "the same preprocessing as for the Imagenet experiments" in C.2; here
+that is ImageNet's preprocessing for training, which takes a random part of each image and mirrors half of them.
 """
 
 from keras_sam import SAM
