@@ -1,9 +1,9 @@
 """Figure 1: the loss around what SGD and SAM converge to, a ResNet-56 without skip connections on CIFAR-10.
 
-Its left part is a picture of tables 1 to 5, which `keras-sam report` draws. Here the two networks are trained
-and kept; `keras-sam sharpness` draws the landscape of one. The paper gives no hyperparameters: epochs, batch size, first
-learning rate and weight decay are those of Li et al., whose checkpoint it draws for SGD, and m = 32 is that of its other
-trainings on CIFAR.
+Its left part is a picture of tables 1 to 5, which `keras-sam report` draws. Here the two networks are trained and
+kept; `keras-sam sharpness` draws the landscape of one. The paper gives no hyperparameters: epochs, batch size, first
+learning rate and weight decay are those of Li et al., whose checkpoint it draws for SGD, and m = 32 is that of its
+other trainings on CIFAR.
 """
 
 from keras_sam import SAM
