@@ -10,7 +10,7 @@ from keras import ops
 from keras_sam import backend
 from keras_sam.checkpoint import BackupAndRestore as BackupAndRestore
 from keras_sam.rules import SAM
-from keras_sam.rules.checks import check_positive
+from keras_sam.rules.checks import check_not_negative, check_positive
 from keras_sam.rules.norms import dot
 from keras_sam.rules.step import moved
 from keras_sam.sharpness import batches
@@ -29,7 +29,7 @@ class SharpnessLogger(keras.callbacks.Callback):
 
     Put it before the callbacks that are to see its numbers, such as `CSVLogger`. Epochs without a measurement have NaN
     in the logs. A measurement is some 7 Hessian-vector products over `data`, which begin at the eigenvector of
-    the one before.
+    the one before. BatchNormalization and Dropout are in inference mode, where those of `fit`'s `sharpness` train.
 
     Args:
         data: A fixed batch, or more, whatever `evaluate` takes; some hundreds of examples do.
@@ -41,7 +41,8 @@ class SharpnessLogger(keras.callbacks.Callback):
         seed: Int, of the first vector. Defaults to `0`.
 
     Raises:
-        ValueError: If `every`, `m` or `batch_size` is not positive, if the data are empty or can be read only once.
+        ValueError: If `every`, `m` or `batch_size` is not positive, if `tolerance` is negative, if the data are empty
+            or can be read only once.
 
     Example:
 
@@ -59,6 +60,7 @@ class SharpnessLogger(keras.callbacks.Callback):
         check_positive(every, "every")
         if m is not None:
             check_positive(m, "m")
+        check_not_negative(tolerance, "tolerance", "the relative accuracy of the eigenvalue")
         batches.check(data, batch_size)
         self.data, self.every, self.m = data, every, m
         self.rule, self.tolerance = SAM(rho), tolerance

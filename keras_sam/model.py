@@ -79,7 +79,7 @@ class SAMModel(SAMTrainer, keras.Model):
             graph = model.input, model.output
         if graph is not None:
             twin = cls(*graph, name=model.name)
-            # `compile` decides by it whether losses are scaled.
+            # With float16 among it `compile` scales the loss.
             twin.dtype_policy = model.dtype_policy
             return twin
         if cls is not SAMModel:

@@ -32,6 +32,11 @@ def test_keras_still_has_the_attributes_of_optimizers(optimizer, name):
     assert hasattr(optimizer, name), f"Keras {keras.__version__} renamed {type(optimizer).__name__}.{name}"
 
 
+def test_keras_still_names_the_state_of_a_seed():
+    state = keras.random.SeedGenerator(0).state
+    assert keras_private.is_seed(state), f"Keras {keras.__version__} renamed it to {state.name}"
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="about Keras's trainer for TensorFlow")
 @pytest.mark.parametrize("name", keras_private.TENSORFLOW_METHODS)
 def test_keras_still_has_the_methods_that_are_overridden(name):

@@ -5,7 +5,7 @@ import pytest
 import reference
 from keras import ops
 
-from keras_sam.rules.norms import norm, steepest_ascent
+from keras_sam.rules.norms import norm, orthogonal, steepest_ascent
 
 pytestmark = pytest.mark.usefixtures("float64")
 P = [1, 1.01, 1.5, 2, 4, 100, math.inf]
@@ -41,6 +41,18 @@ def test_epsilon_solves_the_dual_norm_problem(p):
 def test_a_zero_gradient_gives_zero(p):
     for e in steepest_ascent(tensors([np.zeros((3, 2)), np.zeros(4)], "float32"), 0.3, p):
         np.testing.assert_array_equal(e, np.zeros(e.shape))
+
+
+@pytest.mark.parametrize("p", [1.5, 2, 4])
+def test_a_gradient_too_small_to_invert_chooses_no_direction(p):
+    (e,) = steepest_ascent(tensors([np.array([1e-40, -3e-40])], "float32"), 0.3, p)
+    np.testing.assert_array_equal(e, [0, 0])
+
+
+def test_a_direction_too_short_to_invert_leaves_all_of_the_other():
+    """⟨d, d⟩ is below the smallest normal float32."""
+    (rest,) = orthogonal(tensors([np.array([1.0, 2.0])], "float32"), tensors([np.array([1e-20, 0.0])], "float32"))
+    np.testing.assert_array_equal(rest, [1, 2])
 
 
 @pytest.mark.parametrize("sign", [-1, 1])

@@ -116,10 +116,10 @@ def test_curves_are_the_numbers():
     np.testing.assert_allclose(lines(axes)["m = 4"], [[0.1, 5.0], [0.2, 4.0]])
     (axes,) = plots.predictive_power({"ρ = 0.1": ([1, 4], [0.3, 0.1])}).axes
     np.testing.assert_allclose(lines(axes)["ρ = 0.1"], [[1, 0.3], [4, 0.1]])
-    (axes,) = plots.first_and_second_order({"first": {"perturbed_error": [0.2], "val_error": [0.1]}}).axes
+    (axes,) = plots.first_and_second_order({"first": {"perturbed_error": [0.2], "val_accuracy": [0.75]}}).axes
     assert {label: y for label, ((_, y),) in lines(axes).items()} == {
         "first: training, at w + ε̂": 20,
-        "first: test, at w": 10,
+        "first: test, at w": 25,
     }
     for function, scale in [(plots.cosines, 1), (plots.inner_maximization, 1), (plots.accuracy_by_norm, 100)]:
         (axes,) = function({"a": [0.5, 0.25], "b": [0.0, 1.0]}).axes

@@ -266,7 +266,7 @@ def test_mixed_float16_wraps_the_optimizer_as_keras_does():
         keras.config.set_dtype_policy("float32")
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert int(model.optimizer.iterations) == 5
-    assert np.isfinite(history["sharpness"]).all()
+    assert (np.array(history["sharpness"]) > 0).all()
 
 
 @pytest.mark.parametrize("factor", [3.0, 1024.0])

@@ -32,10 +32,13 @@ def _evaluate(jaxpr, consts, args):
         primitive, params, inputs = equation.primitive, equation.params, [read(v) for v in equation.invars]
         if primitive is lax.conv_general_dilated_p:
             outputs = [_convolution(*inputs, params)]
-        elif primitive.name == "jit":
+        elif primitive.name in ("jit", "pjit"):
             outputs = _evaluate(params["jaxpr"].jaxpr, params["jaxpr"].consts, inputs)
         else:
-            outputs = primitive.bind(*inputs, **primitive.get_bind_params(params))
+            bound = primitive.get_bind_params(params)
+            # JAX until 0.9.0 has functions apart.
+            functions, named = bound if isinstance(bound, tuple) else ((), bound)
+            outputs = primitive.bind(*functions, *inputs, **named)
             outputs = outputs if primitive.multiple_results else [outputs]
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(v) for v in jaxpr.outvars]

@@ -4,6 +4,7 @@ import jax
 import keras
 from jax.sharding import PartitionSpec
 
+from keras_sam.backend import keras_private
 from keras_sam.backend.micro_batches import ascent_rows, num_examples
 from keras_sam.backend.step import sam_gradient
 from keras_sam.rules.step import SHARES, STRIDE, is_overwritten
@@ -90,6 +91,6 @@ def _mean(result, model, before, axis, num_devices, device):
 
 def _reseeded(variable, value, device):
     """The state of a random seed for one device, or back with `-device`, so that no two draw the same numbers."""
-    if variable.name != "seed_generator_state":
+    if not keras_private.is_seed(variable):
         return value
     return value.at[0].add(jax.lax.convert_element_type(device * STRIDE, value.dtype))

@@ -28,7 +28,8 @@ class Trainer(keras_private.Trainer):
     def make_train_function(self, *args, **kwargs):
         if self._is_active():
             check_devices(self)
-        # Without a rule as well, or a process that has one would wait for an answer. JAX compares what variables get.
+        # Also where there is no rule: a process that has one asks all others, and would wait for ever. What variables
+        # start with JAX compares itself.
         if jax.process_count() > 1:  # a schedule of one's own need not have a config
             check_hosts_agree(self, {"the rule (`sam=…`)": keras.saving.serialize_keras_object(self.sam)})
         return super().make_train_function(*args, **kwargs)

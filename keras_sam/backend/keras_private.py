@@ -28,6 +28,7 @@ __all__ = [
     "get_data_adapter",
     "get_keras_mask",
     "is_built",
+    "is_seed",
     "loss_trackers",
     "masked_alike",
     "momentum",
@@ -91,6 +92,11 @@ class Trainer:
             return super()._flatten_metrics_in_order(logs)
         others = super()._flatten_metrics_in_order({k: v for k, v in logs.items() if k != metric.name})
         return [*(others if isinstance(others, list) else [others]), logs[metric.name]]
+
+
+def is_seed(variable):
+    """Whether a variable is the state of a `keras.random.SeedGenerator`."""
+    return variable.name == "seed_generator_state"
 
 
 def is_built(model):

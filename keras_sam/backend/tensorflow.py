@@ -57,7 +57,7 @@ def value_and_grad(function, has_aux=False):
 def _dense(gradient, weight):
     # Embeddings give IndexedSlices, in which one row can occur twice: no norm is defined on them.
     gradient = tf.convert_to_tensor(gradient)
-    # Which a graph does not always know, as of a `Dense` of series with a single feature.
+    # A graph does not always know the shape of a gradient, such as that of a `Dense` over series of one feature.
     gradient.set_shape(weight.shape)
     return gradient
 

@@ -118,7 +118,7 @@ def _over_replicas(model, step):
         # Without an axis: Keras reduces along the first, which scalars of several hosts do not have.
         return keras.tree.map_structure(lambda v: strategy.reduce("MEAN", v, axis=None), logs)
 
-    # Two functions: a step that asked for data itself would count on and draw seeds also where there are none left.
+    # Two functions: one alone, asked for a batch when none is left, would still count a step and draw random numbers.
     def next_batch(iterator):
         return iterator.get_next_as_optional()
 

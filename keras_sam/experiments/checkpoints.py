@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_sam.backend import keras_private
 from keras_sam.experiments import results
 
 
@@ -73,7 +74,7 @@ class RandomStateByEpoch(keras.callbacks.Callback):
         # What has no generator of its own, such as torch's dropout.
         keras.utils.set_random_seed((self.seed * 100_003 + epoch) % 2**32)
         for i, variable in enumerate(self.model.non_trainable_variables):
-            if variable.path.endswith("seed_generator_state"):
+            if keras_private.is_seed(variable):
                 # 31 bits, which the state has on every backend.
                 hashed = np.random.SeedSequence([self.seed, i, epoch]).generate_state(1)[0] >> 1
                 variable.assign([int(hashed), 0])

@@ -109,7 +109,7 @@ def best_rho(run, row, output):
 
 
 def _can(row, name, tune):
-    """Whether a row has a method, and it what is to be tuned."""
+    """Whether a row has a method, and that method the hyperparameter that is to be tuned."""
     return name in row.methods and (tune != "rho" or row.methods[name].has_rho)
 
 

@@ -1,4 +1,4 @@
-"""The rules: each chooses where the gradients are evaluated. All of them are pure `keras.ops` on lists."""
+"""The rules: each chooses where the gradients are evaluated. All of them compute by `keras.ops` on lists of tensors."""
 
 import difflib
 

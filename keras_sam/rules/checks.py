@@ -1,4 +1,4 @@
-"""What the arguments of a rule may be: each check returns the value to keep, or says what was expected."""
+"""What the arguments of a rule may be: a check says what was expected, or returns the value to keep."""
 
 import difflib
 import math

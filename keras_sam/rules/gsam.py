@@ -9,15 +9,15 @@ from keras_sam.rules.sam import SAM
 
 @keras.saving.register_keras_serializable("keras_sam")
 class GSAM(SAM):
-    """Surrogate-gap guided SAM: a step against the part of the gradient at w that SAM's gradient knows nothing of.
+    """Surrogate-gap guided SAM: SAM's step, and one uphill along the part of ∇L(w) that is orthogonal to g̃.
 
     ```
     epsilon = rho * g / ‖g‖₂,    g̃ = ∇L(w + epsilon)
     applied = g̃ − alpha * (g − ⟨g, g̃⟩ / ‖g̃‖² g̃)
     ```
 
-    That part is orthogonal to g̃, so that the perturbed loss falls as before, while the loss at w rises towards it.
-    The paper lets ρ follow the learning rate: `keras_sam.schedules.LinkedToLearningRate`.
+    Along that part the perturbed loss does not change, so that it falls as before, while the loss at w rises towards
+    it. The paper lets ρ follow the learning rate: `keras_sam.schedules.LinkedToLearningRate`.
 
     Args:
         rho: Float ≥ 0 or `LearningRateSchedule`, the radius, as in `SAM`. Defaults to `0.05`.

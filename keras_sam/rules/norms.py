@@ -11,7 +11,8 @@ SMALLEST = 1.1754944e-38
 def norm(tensors, p=2.0):
     """The p-norm of all entries of a list of tensors together; 0 where every entry is 0."""
     if p == 2:
-        # Without the division below, which a step of SAM would feel: squares leave float32 beyond 1e19 and 1e-19 only.
+        # Not divided by the largest entry first, as below, for the sake of speed: only norms beyond 1e19, or below
+        # 1e-19, have squares that float32 cannot hold.
         return ops.sqrt(_total(ops.sum(ops.square(t)) for t in tensors))
     largest = ops.max(ops.stack([ops.max(ops.abs(t)) for t in tensors]))
     if p == math.inf:

@@ -23,7 +23,8 @@ class SAM:
     applied = ∇L(w + epsilon)
     ```
 
-    Every other rule is a subclass that overrides one idea of this one: the `perturbation`, or the `descent`.
+    Every other rule is a subclass that overrides an idea of this one: the `perturbation`, the `descent`, or which
+    gradients are taken.
 
     Args:
         rho: Float ≥ 0, the radius of the neighbourhood in units of the weights, or a
@@ -83,7 +84,7 @@ class SAM:
         epsilon = 0
         repeat ascent_steps times:
             epsilon = into_ball(epsilon + perturbation(∇L(w + epsilon)))
-        applied = descent(∇L(w), ∇L(w + epsilon)  [+ ∂epsilon/∂w ∇L(w + epsilon), second_order])
+        applied = descent(∇L(w), ∇L(w + epsilon)  [+ (∂epsilon/∂w)ᵀ ∇L(w + epsilon), second_order])
         ```
 
         Custom training loops call it: see `examples/`. The loss and the state (BatchNormalization's statistics,

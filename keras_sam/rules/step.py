@@ -103,9 +103,11 @@ def in_ascent():
 
     A layer can ask it in `call`. Shake-Shake and ShakeDrop do: the paper's code mixes their branches the
     same way forward and backward while it looks for ε̂, and independently in the pass whose gradient is applied.
+    A pass at w counts as one that chooses ε̂ also for a rule that chooses without it (`RandomPerturbation`) and where a
+    schedule gives ρ = 0; so does the product with the Hessian of `second_order`.
 
     Returns:
-        `True` inside a pass that chooses ε̂, `False` in every other forward pass.
+        `True` inside such a pass, `False` in every other one.
 
     Example:
 

@@ -180,10 +180,13 @@ def first_and_second_order(histories):
     Look at the end: in the paper the first order has the lower test error.
 
     Args:
-        histories: Dict from names to dicts with the lists `perturbed_error` and `val_error`, one value an epoch.
+        histories: Dict from names to histories of `fit` with `perturbed_error`, which
+            `callbacks.InnerMaximization` logs, and `val_accuracy`, one value an epoch.
     """
-    what = {"perturbed_error": "training, at w + ε̂", "val_error": "test, at w"}
-    percent = {f"{name}: {what[key]}": 100 * np.array(h[key]) for name, h in histories.items() for key in what}
+    percent = {}
+    for name, history in histories.items():
+        percent[f"{name}: training, at w + ε̂"] = 100 * np.array(history["perturbed_error"])
+        percent[f"{name}: test, at w"] = 100 * (1 - np.array(history["val_accuracy"]))
     return by_epoch(percent, "error (%)", "SAM of first and second order")
 
 
