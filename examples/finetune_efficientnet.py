@@ -75,8 +75,10 @@ def main(argv=None, **options):
     settings = {"noise": args.noise, "images": args.images, "size": args.size, "epochs": args.epochs}
     settings["tested"] = args.tested
     content = results.read_json(path) if path.exists() else {"settings": settings, "runs": {}}
-    if content["settings"] != settings:
-        parser.error(f"{path} is of other settings, {content['settings']}; give another --output.")
+    backend = keras.backend.backend()
+    if (content["settings"], content.get("backend", backend)) != (settings, backend):
+        there = f"{content['settings']} on {content.get('backend')}"
+        parser.error(f"{path} is of other settings or another backend, {there}; give another --output.")
     args.output.mkdir(parents=True, exist_ok=True)
 
     def run(name, rule, epochs, seed):

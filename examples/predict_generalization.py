@@ -82,7 +82,7 @@ def train(data, test, epochs, width, batch_size, weight_decay, learning_rate):
     """A model trained by SGD; its training loss, and its gap."""
     keras.utils.set_random_seed(0)
     model = small_cnn(keras_sam.SAMModel, data.x.shape[1:], 10, weight_decay, width)
-    epochs = epochs * batch_size // 32
+    epochs = max(1, epochs * batch_size // 32)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * -(-len(data.y) // batch_size))
     model.compile(
         keras.optimizers.SGD(schedule, momentum=0.9),

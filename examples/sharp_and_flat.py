@@ -130,6 +130,8 @@ def main(argv=None):
     parser.add_argument("--points", type=int, default=25, help="of each axis of the landscapes")
     parser.add_argument("--output", type=Path, default=Path("results"))
     options = parser.parse_args(argv)
+    if options.points < 2:
+        parser.error(f"--points: received {options.points}, expected 2 at least.")
     case = CASES[options.case]
     epochs = options.epochs or case.epochs
     stem = "sharp_and_flat" if options.case == "digits" else f"sharp_and_flat_{options.case}"

@@ -41,8 +41,8 @@ class SharpnessLogger(keras.callbacks.Callback):
         seed: Int, of the first vector. Defaults to `0`.
 
     Raises:
-        ValueError: If `every`, `m` or `batch_size` is not positive, if `tolerance` is negative, if the data are empty
-            or can be read only once.
+        ValueError: If `every`, `m` or `batch_size` is not positive, if `rho` or `tolerance` is negative, if the data
+            are empty or can be read only once.
 
     Example:
 
@@ -61,6 +61,7 @@ class SharpnessLogger(keras.callbacks.Callback):
         if m is not None:
             check_positive(m, "m")
         check_not_negative(tolerance, "tolerance", "the relative accuracy of the eigenvalue")
+        check_not_negative(rho, "rho", "the radius")
         batches.check(data, batch_size)
         self.data, self.every, self.m = data, every, m
         self.rule, self.tolerance = SAM(rho), tolerance

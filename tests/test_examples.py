@@ -92,7 +92,7 @@ def test_keras_tuner_chooses_rho(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend")
 @pytest.mark.usefixtures("eager_functions")
-def test_sgd_and_sam_are_measured_side_by_side(tmp_path, monkeypatch):
+def test_sgd_and_sam_are_measured_side_by_side(tmp_path, monkeypatch, capsys):
     few_digits(monkeypatch, 32)
     main = runpy.run_path(str(EXAMPLES / "sharp_and_flat.py"))["main"]
     runs = main(["--seeds", "1", "--epochs", "1", "--order", "3", "--points", "2", "--output", str(tmp_path)])
@@ -107,6 +107,10 @@ def test_sgd_and_sam_are_measured_side_by_side(tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         main(["--output", str(tmp_path)])
     assert json.loads((tmp_path / "sharp_and_flat.json").read_text()) == content
+    # Before anything is trained.
+    with pytest.raises(SystemExit):
+        main(["--points", "1", "--output", str(tmp_path / "other")])
+    assert "--points: received 1" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend")
@@ -165,7 +169,7 @@ def test_m_sharpness_is_scored(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend")
 @pytest.mark.usefixtures("eager_functions")
-def test_efficientnet_is_fine_tuned(tmp_path, monkeypatch):
+def test_efficientnet_is_fine_tuned(tmp_path, monkeypatch, capsys):
     from keras_sam.experiments.data import fashion_mnist
 
     random = np.random.default_rng(0)
@@ -184,6 +188,11 @@ def test_efficientnet_is_fine_tuned(tmp_path, monkeypatch):
     assert {key for run in content["runs"].values() for key in run} == {"training", "validation", "test", "commit"}
     # What is there is not trained again.
     assert main(arguments, weights="none of these") == found
+    path = output / "finetune_efficientnet_noise_0.4.json"
+    path.write_text(json.dumps({**content, "backend": "another"}))
+    with pytest.raises(SystemExit):
+        main(arguments, weights="none of these")
+    assert "other settings or another backend" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="bound to no backend")

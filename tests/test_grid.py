@@ -57,6 +57,11 @@ def test_rho_is_chosen_on_a_tenth_of_the_training_set():
     assert len({run.path("results") for run in runs}) == 6
 
 
+def test_a_method_that_is_about_one_rho_is_not_tuned_by_itself():
+    with pytest.raises(ValueError, match="has a method to train"):
+        grid.expand("table9", tune="rho")
+
+
 def test_what_was_tuned_is_taken_up_with_seeds_that_are_fresh(tmp_path):
     row, rhos = "clean/basic", (0.02, 0.05, 0.1, 0.2)
     tuning = grid.expand("small-table5", [row], ["sam"], 2, tune="rho")

@@ -126,6 +126,26 @@ def _losses(model, x):
     return model.losses
 
 
+@pytest.mark.parametrize(("table", "row"), [("figure3-left", "wrn-40-10-no-bn/cifar10"), ("table4", "noise-40")])
+def test_the_file_of_a_model_has_its_weight_decay(table, row, tmp_path):
+    row = runner._reduced(recipes.module(table).ROWS[row])
+    splits = loaded(row.data, row.held_out, row.noise)
+    model = training.build(row, row.methods["sgd"], splits, 1)
+    model.save(tmp_path / "model.keras")
+    there = keras.saving.load_model(tmp_path / "model.keras")
+    squares = sum(float(keras.ops.sum(keras.ops.square(v))) for v in there.trainable_variables)
+    assert float(sum(there.losses)) == pytest.approx(0.5 * row.weight_decay * squares, rel=1e-5)
+
+
+def test_a_run_that_diverged_is_not_gone_on_with(monkeypatch, tmp_path):
+    row = dataclasses.replace(runner._reduced(recipes.module("table4").ROWS["noise-40"]), epochs=3, learning_rate=1e30)
+    splits = loaded(row.data, row.held_out, row.noise)
+    for _ in range(2):
+        _, history = training.train(row, row.methods["sgd"], splits, 0, tmp_path)
+        assert len(history["loss"]) == 1
+        assert not np.isfinite(history["loss"][0])
+
+
 def test_the_optimizer_of_the_reference():
     row, method = SMALL.recipe()
     model = training.build(row, method, load(row.data, stand_in=True), steps=10)

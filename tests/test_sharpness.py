@@ -595,3 +595,38 @@ def test_sam_models_are_measured_as_they_are():
     x, y = X.astype("float32"), Y.astype("float32")
     found = [sharpness.sharpness(net, (x, y), 0.2, **SILENT).loss for net in (plain, model)]
     assert found[0] == found[1]
+
+
+class Expert(layers.Layer):
+    """x w₀, and x w₁ as well where a batch has a row above 0: eagerly w₁ is no part of the others."""
+
+    def build(self, input_shape):
+        self.always, self.above = (self.add_weight(shape=(1,), initializer="ones") for _ in range(2))
+
+    def call(self, x):
+        return x * self.always + (ops.relu(x) * self.above if bool(ops.any(x > 0)) else 0.0)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="a graph has no such layer")
+@pytest.mark.parametrize("batch_size", [4, 2])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_weight_that_some_batches_do_without(order, batch_size):
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, Expert()(inputs))
+    model.compile(loss="mse")
+    x = np.array([[-2.0], [-1.0], [1.0], [2.0]], "float32")[::order]
+    # L = mean of (x (w₀ + [x > 0] w₁))² at w = 1, with ∇L = (15, 10), and H = (5, 5; 5, 5).
+    found = sharpness.sharpness(model, (x, np.zeros_like(x)), rho=0.5, batch_size=batch_size, **SILENT).loss
+    e = 0.5 * np.array([15.0, 10.0]) / np.hypot(15, 10)
+    rise = np.mean((x * (1 + e[0] + (x > 0) * (1 + e[1]))) ** 2) - np.mean((x * (1 + (x > 0))) ** 2)
+    assert found == pytest.approx(rise, rel=1e-5)
+
+
+def test_a_radius_is_no_schedule(net):
+    """Which step of it would be meant?"""
+    with pytest.raises(ValueError, match=r"`rho` is the radius. Received `rho=<.*expected a finite number"):
+        sharpness.sharpness(net, (X, Y), rho=keras_sam.schedules.EveryK(0.1, k=2), **SILENT)
+    with pytest.raises(ValueError, match=r"`rho` is the radius. Received `rho=<.*expected a finite number"):
+        keras_sam.callbacks.SharpnessLogger((X, Y), rho=keras_sam.schedules.EveryK(0.1, k=2))
+    with pytest.raises(ValueError, match="`tolerance` is the relative accuracy"):
+        keras_sam.callbacks.SharpnessLogger((X, Y), tolerance=-0.1)

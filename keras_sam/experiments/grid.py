@@ -116,7 +116,9 @@ def _can(row, name, tune):
 def _methods(row, tune):
     if tune == "lr-wd":
         return ["sgd"]
-    return ["sam"] if tune == "rho" and "sam" in row.methods else list(row.methods)
+    if tune == "rho" and "sam" in row.methods:
+        return ["sam"]
+    return [name for name in row.methods if not (tune == "rho" and FIXED_RHO in name)]
 
 
 def command(run, output, data_dir=None, download=False):

@@ -28,7 +28,7 @@ def _devices():
 def provenance():
     """Command, versions, machine, commit and date of this process, as a dict for JSON."""
     backend = keras.backend.backend()
-    packages = {name: _version(name) for name in ("keras", backend, f"{backend}-cpu", "numpy")}
+    packages = {name: _version(name) for name in ("keras", "keras-cv", backend, f"{backend}-cpu", "numpy")}
     return {
         "command": f"{_program()} {shlex.join(sys.argv[1:])}".strip(),
         "versions": {

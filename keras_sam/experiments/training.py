@@ -1,5 +1,6 @@
 """Training of a recipe with one method and one seed, and what it is fed."""
 
+import math
 import sys
 
 import keras
@@ -48,9 +49,11 @@ def train(row, method, splits, seed, folder):
         best = max(checkpoint.history.get("val_accuracy", []), default=None)
         options = {"monitor": "val_accuracy", "mode": "max", "save_best_only": True, "save_weights_only": True}
         callbacks.append(keras.callbacks.ModelCheckpoint(folder / BEST, initial_value_threshold=best, **options))
+    # A run that diverged had ended, where it was taken up again after that.
+    diverged = bool(checkpoint.epoch) and not math.isfinite(checkpoint.history["loss"][-1])
     model.fit(
         training,
-        epochs=epochs,
+        epochs=checkpoint.epoch if diverged else epochs,
         initial_epoch=checkpoint.epoch,
         steps_per_epoch=steps_per_epoch,
         validation_data=evaluation_data(row, method, splits),
@@ -77,8 +80,13 @@ def build(row, method, splits, steps):
     model = network.build(keras_sam.SAMModel, shape, splits.num_classes, **{**network.options, **row.options})
     if row.fine_tune:
         model = freeze_statistics(model)
-    for variable in model.trainable_variables:
-        variable.regularizer = keras.regularizers.L2(row.weight_decay / 2)
+    decay = keras.regularizers.L2(row.weight_decay / 2)
+    for layer in model.layers:
+        for variable in layer.trainable_variables:
+            variable.regularizer = decay
+            # What the file of a model has of it.
+            if hasattr(layer, f"{variable.name}_regularizer"):
+                setattr(layer, f"{variable.name}_regularizer", decay)
     top5 = [_top5(one_hot(row, method))] if splits.num_classes > 100 else []
     schedule = keras.optimizers.schedules.CosineDecay(row.learning_rate, steps)
     model.compile(

@@ -73,7 +73,7 @@ def sharpness(
         )
     if np.size(rho) == 0:
         raise ValueError("Received an empty list for `rho`; expected one radius at least.")
-    radii = list(rho) if np.ndim(rho) else [rho]
+    radii = [check_not_negative(r, "rho", "the radius") for r in (rho if np.ndim(rho) else [rho])]
     rules = [ASAM(r) if adaptive else SAM(r, p, ascent_steps=ascent_steps) for r in radii]
     objective = Objective(model, data, batch_size, training, verbose)
     objective.expect()

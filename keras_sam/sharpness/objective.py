@@ -169,7 +169,7 @@ class Objective:
                     self.evaluate(self.weights, self.state, *tensors)
                 self._has_evaluated = True
             values = [v if v is None else widened(v) * size for v in function(*arguments, state, *tensors)]
-            total = values if total is None else [a if a is None else a + b for a, b in zip(total, values)]
+            total = values if total is None else [_sum(a, b) for a, b in zip(total, values)]
             count += size
             if self._progress is not None:
                 self._num_seen += 1
@@ -208,6 +208,11 @@ def _random_state_kept():
         yield
     finally:
         backend.set_random_state(states)
+
+
+def _sum(a, b):
+    """Of two batches; `None` is a weight that one of them does without, as a layer that runs eagerly may."""
+    return b if a is None else a if b is None else a + b
 
 
 def _value(variable):
