@@ -543,6 +543,7 @@ def test_other_bad_input_says_what_to_do():
     model, given = compiled((X, Y))
     for call, message in [
         (lambda: sharpness.sharpness(model, given, m=0), "a number of examples"),
+        (lambda: sharpness.sharpness(model, given, m=True), "Received `m=True`"),
         (lambda: sharpness.sharpness(model, given, rho=-1.0), "Received `rho=-1.0`"),
         (lambda: sharpness.sharpness(model, given, rho=[0.1, "wide"]), "Received `rho='wide'`"),
         (lambda: sharpness.average_sharpness(model, given, np.inf), "Received `sigma=inf`"),

@@ -65,8 +65,8 @@ def sharpness(
 
     Reference: [Foret et al., 2021](https://arxiv.org/abs/2010.01412), section 4.1.
     """
-    if m is not None:
-        check_positive(m, "m")
+    if m is not None and (isinstance(m, bool) or not isinstance(m, int | np.integer) or m < 1):
+        raise ValueError(f"Received `m={m!r}`; expected a number of examples, or `None` for all.")
     if adaptive and (p != 2 or ascent_steps != 1):
         raise ValueError(
             f"Received `adaptive=True` with `p={p}` and `ascent_steps={ascent_steps}`; expected 2.0 and 1, as in ASAM."
