@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import keras
+import numpy as np
 import pytest
 from conftest import BACKEND, required
 
@@ -47,6 +48,25 @@ def test_a_notebook_runs(name, alone):
     else:
         history = getattr(scope["history"], "history", scope["history"])
         assert set(history) >= {"loss", "sharpness", "val_loss"}
+    if name == "colab_tpu":
+        # Not if a layer of the model forbids it, which Keras does not say: each operation is a program of its own then.
+        assert scope["model"].jit_compile
+        assert_moved_and_mirrored(scope["Augmented"])
+
+
+def assert_moved_and_mirrored(augmented):
+    """Each image is there once an epoch, a part of it with a mirrored border, turned where it says so."""
+    x, y = np.arange(64 * 32 * 32 * 3, dtype="float32").reshape(64, 32, 32, 3), np.arange(64)[:, None]
+    batches = augmented(x, y)
+    images, labels = (np.concatenate(parts) for parts in zip(*(batches[i] for i in range(len(batches))), strict=True))
+    np.testing.assert_array_equal(np.sort(labels[:, 0]), np.arange(64))
+    for image, label in zip(images, labels[:, 0], strict=True):
+        top, left = batches.top[label], batches.left[label]
+        padded = np.pad(x[label], ((4, 4), (4, 4), (0, 0)), mode="reflect")
+        part = padded[top : top + 32, left : left + 32]
+        np.testing.assert_array_equal(image, part[:, ::-1] if batches.mirrored[label] else part)
+    assert {*batches.top} | {*batches.left} == {*range(9)}
+    assert {*batches.mirrored} == {False, True}
 
 
 @pytest.mark.parametrize(
