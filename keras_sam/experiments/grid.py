@@ -16,7 +16,7 @@ TUNE = {
     "rho": lambda row: [{"rho": rho} for rho in row.rhos],
     "lr-wd": lambda row: [
         {"learning_rate": rate, "weight_decay": decay}
-        for rate, decay in itertools.product(recipes.LEARNING_RATES, recipes.WEIGHT_DECAYS)
+        for rate, decay in itertools.product(row.learning_rates, row.weight_decays)
     ],
 }
 # In the name of a method that is about one ρ, which no tuning replaces.

@@ -75,6 +75,8 @@ class Row:
         num_examples: Int, how many images of what is not held out each seed draws to train on. Defaults to `None`,
             all.
         rhos: Tuple of floats, what ρ is chosen from. Defaults to `RHOS`.
+        learning_rates: Tuple of floats, likewise, without SAM. Defaults to `LEARNING_RATES`.
+        weight_decays: Tuple of floats, likewise, with each learning rate. Defaults to `WEIGHT_DECAYS`.
         image_size: Int, pixels, for data whose images differ in size. Defaults to `None`.
         options: Dict, further arguments of the network. Defaults to `{}`.
         fine_tune: Boolean, whether to start from pretrained weights, with a new head, and BatchNormalization's
@@ -100,6 +102,8 @@ class Row:
     held_out: float = 0.0
     num_examples: int | None = None
     rhos: tuple = RHOS
+    learning_rates: tuple = LEARNING_RATES
+    weight_decays: tuple = WEIGHT_DECAYS
     image_size: int | None = None
     options: dict = dataclasses.field(default_factory=dict)
     fine_tune: bool = False
