@@ -233,6 +233,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
     whole, resumed = (runner.run(run, tmp_path / name) for name in ("whole", "killed"))
     assert resumed["history"] == whole["history"]
     assert resumed["result"] == whole["result"]
+    assert (whole["resumed"], resumed["resumed"]) == (False, True)
     assert [len(values) for values in resumed["history"].values()] == [2] * len(resumed["history"])
 
 

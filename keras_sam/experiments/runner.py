@@ -113,7 +113,8 @@ def run(run, output, data_dir=None, download=False):
     work = path.with_suffix("")
     if path.exists():
         return read_same(path, settings)
-    if (work / "settings.json").exists():
+    resumed = (work / "settings.json").exists()
+    if resumed:
         read_same(work / "settings.json", settings)
 
     started = time.monotonic()
@@ -153,7 +154,8 @@ def run(run, output, data_dir=None, download=False):
         "settings": settings,
         "result": result,
         "history": history,
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": round(time.monotonic() - started, 1),  # of this process, which is not the first if it is resumed
+        "resumed": resumed,
         **results.provenance(),
     }
     if row.keep_model:

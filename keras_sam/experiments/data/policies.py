@@ -47,7 +47,10 @@ def _small_argument(name, level):
 
 
 def _large_argument(name, level):
-    """EfficientNet's program: of 224 pixels 100 for a translation, twice 40 for Cutout's side."""
+    """EfficientNet's program: of 224 pixels 100 for a translation, twice 40 for Cutout's side.
+
+    Those 100 are RandAugment's there; AutoAugment's 250 move the image out of sight.
+    """
     if name in ("TranslateX", "TranslateY"):
         return 10 * level / 224
     if name == "Cutout":
