@@ -123,7 +123,7 @@ def test_learning_rate_and_weight_decay_are_chosen_without_sam():
 
     runs = grid.expand("small-table5", ["noise-40-decay/none"], seeds=1, tune="lr-wd")
     assert [(run.learning_rate, run.weight_decay) for run in runs] == [
-        (0.1, decay) for decay in (0.0005, 0.002, 0.005, 0.01, 0.02)
+        (0.1, decay) for decay in (0.0005, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05)
     ]
 
 
