@@ -45,5 +45,5 @@ ROWS["noise-40-decay"] = dataclasses.replace(
     ROWS["noise-40"],
     learning_rates=(0.02, 0.05, 0.1),
     weight_decays=(0.0005, 0.002, 0.005, 0.01, 0.02, 0.05),
-    methods={name: METHODS[name] for name in ("sgd", "sgd-2x", "mixup-8", "sam")},
+    methods={name: METHODS[name] for name in ("sgd", "sgd-2x", "sam")},
 )
