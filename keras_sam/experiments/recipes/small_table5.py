@@ -67,7 +67,7 @@ ROWS = {
 ROWS["noise-40-decay/none"] = dataclasses.replace(
     ROWS["noise-40/none"],
     weight_decay=0.02,
-    rhos=(0.05, 0.1, 0.2),
+    rhos=(0.02, 0.05, 0.1),
     learning_rates=(0.1,),
     weight_decays=(0.0005, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05),
     methods={name: METHODS[name] for name in ("sgd", "sgd-2x", "sam")},
