@@ -1,6 +1,6 @@
 """SAM in a training loop of your own, on torch: `python examples/custom_loop_torch.py`.
 
-The model is a plain `torch.nn.Module`, without Keras, and `torch.func.functional_call` makes it a function of its
+The model is a plain `torch.nn.Module`, and `torch.func.functional_call` makes it a function of its
 weights. The optimizer finds the gradient where it always does, in `parameter.grad`. The parameters' names tell `ASAM`
 and `where` which weight is which. With dropout or BatchNormalization both passes need the same random numbers, and the
 second one buffers of its own: `sam_step` in `custom_loop_torch_ddp.py` shows how.
@@ -10,6 +10,7 @@ import os
 
 os.environ["KERAS_BACKEND"] = "torch"
 
+import keras
 import torch
 from sklearn.datasets import load_digits
 
@@ -20,8 +21,9 @@ def main(epochs=10, rule=keras_sam.SAM(rho=0.05)):  # noqa: B008
     """Trains on scikit-learn's digits and returns the accuracy on the last 297 of them."""
     torch.manual_seed(0)
     images, labels = load_digits(return_X_y=True)
-    images, labels = torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels)
-    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+    # On the device that Keras computes on, a GPU if there is one: the rule does so too.
+    images, labels = keras.ops.convert_to_tensor(images / 16, "float32"), keras.ops.convert_to_tensor(labels)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10)).to(images.device)
     names, parameters = zip(*model.named_parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
     iteration, state = 0, ()  # what FriendlySAM and LookSAM keep from step to step

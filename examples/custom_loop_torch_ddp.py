@@ -84,7 +84,8 @@ def main(epochs=10, rule=keras_sam.SAM(rho=0.05)):  # noqa: B008
     """Trains on scikit-learn's digits and returns the accuracy on the last 297 of them."""
     keras.utils.set_random_seed(0)
     images, labels = load_digits(return_X_y=True)
-    images, labels = torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels)
+    # On the device that Keras computes on, as the weights are.
+    images, labels = keras.ops.convert_to_tensor(images / 16, "float32"), keras.ops.convert_to_tensor(labels)
     layers = [keras.layers.Dense(64, "relu"), keras.layers.BatchNormalization(), keras.layers.Dense(10)]
     model = DistributedDataParallel(KerasModule(keras.Sequential([keras.Input((64,)), *layers])))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -102,10 +103,13 @@ def main(epochs=10, rule=keras_sam.SAM(rho=0.05)):  # noqa: B008
 
 
 if __name__ == "__main__":
+    if torch.cuda.is_available():  # a GPU for each process, which Keras calls "cuda"
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    group = "nccl" if torch.cuda.is_available() else "gloo"
     if dist.is_torchelastic_launched():
-        dist.init_process_group("gloo")
+        dist.init_process_group(group)
     else:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(group, store=dist.HashStore(), rank=0, world_size=1)
     accuracy = main()
     if dist.get_rank() == 0:
         print(f"Test accuracy: {accuracy:.3f}")

@@ -1,7 +1,7 @@
 """Choose ρ by validation accuracy, with KerasTuner.
 
 ```
-pip install keras-tuner tensorboard
+pip install keras-tuner tensorboard scikit-learn
 python examples/tune_rho.py
 ```
 

@@ -36,10 +36,13 @@ def replacing(model, filepath, overwrite=True):
         return
     path, is_chief = pathlib.Path(filepath).resolve(), backend.is_chief(model)
     folder = path.parent if is_chief else pathlib.Path(tempfile.mkdtemp())
-    temporary = folder / f".{os.getpid()}-{uuid.uuid4().hex}-{path.name}"
+    # Of a long name the end, which says what kind of file it is: together they may have no more letters than one.
+    temporary = folder / f".{os.getpid()}-{uuid.uuid4().hex}-{path.name[-40:]}"
     try:
         yield str(temporary)
         if is_chief:
+            if path.exists():
+                shutil.copymode(path, temporary)
             # Some file systems say only now that they are full.
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())

@@ -193,6 +193,24 @@ def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path):
         model.save_weights(tmp_path / "model.h5")
 
 
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    path = tmp_path / "model.weights.h5"
+    model = made()
+    model.save_weights(path)
+    path.chmod(0o600)
+    model.save_weights(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    model = made()
+    for save, suffix in [(model.save, ".keras"), (model.save_weights, ".weights.h5")]:
+        path = tmp_path / ("a" * (255 - len(suffix)) + suffix)
+        save(path)
+        assert list(tmp_path.iterdir()) == [path]
+        path.unlink()
+
+
 def test_a_disk_that_cannot_be_written_leaves_the_good_files(tmp_path):
     """HDF5 does not survive a full disk itself, see test_faults.py."""
     model = made(1000)

@@ -5,6 +5,7 @@ import pathlib
 import runpy
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 from conftest import BACKEND, required
@@ -30,6 +31,14 @@ def test_the_custom_loop_learns_and_follows_its_rule():
     assert main(epochs=3) > 0.85  # 0.90 to 0.93 was seen
     # So far away that no gradient tells anything about the weights: a loop that leaves ε̂ out would learn all the same.
     assert main(epochs=3, rule=keras_sam.SAM(rho=1e4)) < 0.6
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="elsewhere tensors find each other")
+def test_the_custom_loop_computes_where_keras_does():
+    """On a device without numbers it comes as far as the accuracy."""
+    main = runpy.run_path(str(EXAMPLES / "custom_loop_torch.py"))["main"]
+    with keras.device("meta"), pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta tensors"):
+        main(epochs=1)
 
 
 class AfterTheFirst(keras_sam.SAM):

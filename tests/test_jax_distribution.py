@@ -497,13 +497,18 @@ def test_predictions_that_are_no_rows_are_averaged_over_devices():
 
         def call(self, x):
             y = self.dense(x)
-            return {"y": y, "largest": keras.ops.max(y)}
+            numbers = {
+                "seven": keras.ops.cast(keras.ops.sum(keras.ops.ones(7)), "int32"),
+                "yes": keras.ops.max(y) > -100,
+            }
+            return {"y": y, "largest": keras.ops.max(y), **numbers}
 
         def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
             return keras.ops.mean(keras.ops.square(y - y_pred["y"]))
 
         def compute_metrics(self, x, y, y_pred, sample_weight=None):
             assert y_pred["y"].shape == y.shape
+            assert (y_pred["seven"].dtype, y_pred["yes"].dtype) == ("int32", "bool")
             self.largest.update_state(y_pred["largest"])
             return self.get_metrics_result()
 

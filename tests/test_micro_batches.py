@@ -185,26 +185,34 @@ class WithPenalty(keras_sam.SAMModel):
 
     def call(self, x):
         y = self.dense(x)
-        return {"penalty": ops.mean(ops.square(y)), "y": y, "kernel": ops.convert_to_tensor(self.dense.kernel)}
+        numbers = {"seven": ops.cast(ops.sum(ops.ones(7)), "int32"), "yes": ops.sum(ops.square(x)) > 0}
+        return {
+            "penalty": ops.mean(ops.square(y)),
+            "y": y,
+            "kernel": ops.convert_to_tensor(self.dense.kernel),
+            **numbers,
+        }
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return ops.mean(ops.square(y - y_pred["y"])) + 0.1 * y_pred["penalty"]
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         logs = {"penalty": y_pred["penalty"], "rows": ops.shape(y_pred["y"])[0], **self.get_metrics_result()}
-        return {**logs, "kernel": ops.sum(y_pred["kernel"])}
+        assert [keras.backend.standardize_dtype(y_pred[name].dtype) for name in ("seven", "yes")] == ["int32", "bool"]
+        return {**logs, "kernel": ops.sum(y_pred["kernel"]), "seven": y_pred["seven"], "yes": y_pred["yes"]}
 
 
 def test_predictions_without_rows_are_averaged():
-    x = np.random.default_rng(0).normal(size=(10, 3)).astype("float32")
+    """Those that are floats."""
+    x = np.random.default_rng(0).normal(size=(22, 3)).astype("float32")
     model = WithPenalty()
     model.build((None, 3))
     model.compile(keras.optimizers.SGD(0.0), sam=SAM(0.1, m=4))
-    logs = model.train_on_batch(x, np.zeros((10, 2), "float32"), return_dict=True)
-    assert logs["rows"] == 10
+    logs = model.train_on_batch(x, np.zeros((22, 2), "float32"), return_dict=True)
+    assert (logs["rows"], logs["seven"], logs["yes"]) == (22, 7, True)
     np.testing.assert_allclose(logs["penalty"], np.mean(to_numpy(model(x)["y"]) ** 2), rtol=1e-6)
     # In batches whose size TensorFlow does not know.
-    history = model.fit(x, np.zeros((10, 2), "float32"), batch_size=6, verbose=0).history
+    history = model.fit(x, np.zeros((22, 2), "float32"), batch_size=6, verbose=0).history
     np.testing.assert_allclose(history["kernel"], [np.sum(to_numpy(model.dense.kernel))], rtol=1e-6)
 
 

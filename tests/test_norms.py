@@ -76,5 +76,15 @@ def test_norm(p):
     np.testing.assert_allclose(norm(tensors(gradient()), p), reference.norm(gradient(), p), rtol=1e-12)
 
 
+@pytest.mark.parametrize("p", [1, 1.5, 2, 4, math.inf])
+def test_a_weight_without_entries_changes_nothing(p):
+    with_nothing = tensors([*gradient(), np.zeros((3, 0))])
+    np.testing.assert_allclose(norm(with_nothing, p), norm(tensors(gradient()), p), rtol=1e-14)
+    *got, nothing = steepest_ascent(with_nothing, 0.3, p)
+    for g, expected in zip(got, steepest_ascent(tensors(gradient()), 0.3, p), strict=True):
+        np.testing.assert_allclose(g, expected, rtol=1e-14)
+    assert tuple(nothing.shape) == (3, 0)
+
+
 def test_a_nan_gradient_is_not_taken_for_zero():
     assert np.isnan(steepest_ascent(tensors([np.array([np.nan, 1.0])]), 0.3)[0]).all()

@@ -5,7 +5,7 @@ import keras
 from jax.sharding import PartitionSpec
 
 from keras_sam.backend import keras_private
-from keras_sam.backend.micro_batches import ascent_rows, num_examples
+from keras_sam.backend.micro_batches import ascent_rows, has_mean, num_examples
 from keras_sam.backend.step import sam_gradient
 from keras_sam.rules.step import SHARES, STRIDE, is_overwritten
 
@@ -62,7 +62,7 @@ def sam_gradient_of_devices(mesh, axis, model, weights, batch, step, state, scal
 
 
 def _mean(result, model, before, axis, num_devices, device):
-    """The mean of a `Result` over devices; of metrics the sum, of seeds and counters what they are on any device."""
+    """The mean of a `Result` over devices; of metrics the sum, of what is no float what it is on any device."""
     metrics = {id(v) for v in model.metrics_variables}
     added = {id(v): value - before[id(v)] for v, value in result.updates if id(v) in metrics}
     averaged = {
@@ -71,7 +71,8 @@ def _mean(result, model, before, axis, num_devices, device):
         if id(v) not in metrics and keras.backend.is_float_dtype(value.dtype)
     }
     # Together they are one collective.
-    sums, added = jax.lax.psum((result._replace(updates=averaged), added), axis)
+    predictions = [y for y in result.y_pred if has_mean(y)]
+    sums, added = jax.lax.psum((result._replace(updates=averaged, y_pred=predictions), added), axis)
     means = jax.tree.map(lambda t: t / num_devices, sums)
 
     def value_of(variable, value):
@@ -86,7 +87,10 @@ def _mean(result, model, before, axis, num_devices, device):
         jax.lax.pmax(g, axis) if is_overwritten(v) else mean
         for g, mean, v in zip(result.gradient, means.gradient, model.trainable_variables, strict=True)
     ]
-    return means._replace(gradient=gradient, updates=[value_of(v, value) for v, value in result.updates])
+    floats = iter(means.y_pred)
+    y_pred = [next(floats) if has_mean(y) else y for y in result.y_pred]
+    updates = [value_of(v, value) for v, value in result.updates]
+    return means._replace(gradient=gradient, updates=updates, y_pred=y_pred)
 
 
 def _reseeded(variable, value, device):

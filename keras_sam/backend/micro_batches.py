@@ -88,7 +88,8 @@ def over_micro_batches(run, batch, weights, m, fraction, loop, is_carried):
         is_carried: Function from a variable to a boolean.
 
     Returns:
-        `Result`, with the predictions in the order of the rows, and the mean of those that have none.
+        `Result`, with the predictions in the order of the rows; of those that have none the mean, or that of the last
+        micro-batch where they are integers or booleans.
     """
     size = num_examples(batch)
     if not isinstance(m, int) or (isinstance(size, int) and size <= m):
@@ -112,7 +113,7 @@ def over_micro_batches(run, batch, weights, m, fraction, loop, is_carried):
         has_gradient[:] = [had or g is not None for had, g in zip(has_gradient, result.gradient)]
         averaged += [ops.zeros_like(w) if g is None else g for w, g in zip(weights, result.gradient)]
         averaged += [*(tensor for slot in result.state for tensor in slot), result.loss, result.sharpness]
-        averaged += [y for y, by_row in predictions if not by_row]
+        averaged += [y for y, by_row in predictions if not by_row and has_mean(y)]
         return averaged, [value_of[id(v)] for v in to_carry], [y for y, by_row in predictions if by_row]
 
     def weighted(tensors, rows):
@@ -139,7 +140,8 @@ def over_micro_batches(run, batch, weights, m, fraction, loop, is_carried):
     state = keras.tree.map_structure(lambda _: next(sums), last.state)
     loss, sharpness = next(sums), next(sums)
     by_row = iter([ops.concatenate([_unstacked(o)[: count * share], y]) for o, y in zip(outputs, predicted)])
-    outputs = iter([next(by_row if row else sums) for row in in_rows])
+    predicted = zip(_with_masks(last.y_pred), in_rows, strict=True)
+    outputs = iter([next(by_row if row else sums) if row or has_mean(y) else y for y, row in predicted])
     # On torch `map_structure` goes by the order of a dict's keys, and `flatten` sorts them.
     flat = [None if y is None else next(outputs) for y in keras.tree.flatten(last.y_pred)]
     y_pred = keras.tree.pack_sequence_as(last.y_pred, flat)
@@ -153,6 +155,11 @@ def has_rows(tensor, num_rows):
     """Whether a prediction is one of `num_rows` rows, and not such as a penalty of the whole batch."""
     rows = tensor.shape[0] if len(tensor.shape) else 0
     return rows is None or (isinstance(num_rows, int) and 0 < rows == num_rows)
+
+
+def has_mean(tensor):
+    """Whether a prediction is a float, and not a count or a flag."""
+    return keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype))
 
 
 def _with_masks(y_pred):

@@ -1,6 +1,7 @@
 """How a run is spread over devices: names for the command line, for what Keras's backends offer."""
 
 import contextlib
+import os
 
 import keras
 
@@ -14,7 +15,8 @@ def scope(name):
 
     Args:
         name: Key of `STRATEGIES`: `"none"`, one device; `"mirrored"`, all GPUs of this machine; `"multi-worker"`, those
-            of the machines in `TF_CONFIG`; `"tpu"`, a TPU through TensorFlow; `"data-parallel"`, all that JAX sees.
+            of the machines in `TF_CONFIG`; `"tpu"`, through TensorFlow the TPU of this machine, or the one that
+            `TPU_NAME` names; `"data-parallel"`, all that JAX sees.
 
     Raises:
         ValueError: If the backend that Keras runs on does not have it.
@@ -32,7 +34,8 @@ def scope(name):
     import tensorflow as tf
 
     if name == "tpu":
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+        # "local" is one of this machine, as in Colab.
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(os.environ.get("TPU_NAME", "local"))
         return tf.distribute.TPUStrategy(resolver).scope()
     return {"mirrored": tf.distribute.MirroredStrategy, "multi-worker": tf.distribute.MultiWorkerMirroredStrategy}[
         name

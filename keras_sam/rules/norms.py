@@ -14,6 +14,8 @@ def norm(tensors, p=2.0):
         # Not divided by the largest entry first, as below, for the sake of speed: only norms beyond 1e19, or below
         # 1e-19, have squares that float32 cannot hold.
         return ops.sqrt(_total(ops.sum(ops.square(t)) for t in tensors))
+    # A weight without entries has no largest one.
+    tensors = [t for t in tensors if 0 not in t.shape]
     largest = ops.max(ops.stack([ops.max(ops.abs(t)) for t in tensors]))
     if p == math.inf:
         return largest
