@@ -45,7 +45,7 @@ ROWS["noise-40-decay"] = dataclasses.replace(
     ROWS["noise-40"],
     learning_rate=0.05,
     weight_decay=0.002,
-    rhos=(0.1, 0.2, 0.5),
+    rhos=(0.05, 0.1, 0.2, 0.5),
     learning_rates=(0.02, 0.05, 0.1),
     weight_decays=(0.0005, 0.002, 0.005, 0.01, 0.02, 0.05),
     methods={name: METHODS[name] for name in ("sgd", "sgd-2x", "sam")},
