@@ -3,6 +3,9 @@
 A network of three convolutions; the five methods of the paper. Choose ρ first (`keras-sam grid small-table4 --method
 sam --method bootstrap-sam --tune rho --seeds 3`), which is table 9's question as well, ρ by noise rate; then `--tuned`.
 About a minute a run on one core.
+
+In `noise-40-decay` learning rate and weight decay are those that SGD is best with on held-out data, as in the paper
+(C.1), found by `--tune lr-wd`. Expect errors of 6.8 % for SGD's 12.0, where the other row has 5.7 for 23.1.
 """
 
 import dataclasses
@@ -40,7 +43,6 @@ ROWS = {
     )
     for noise in NOISE
 }
-# Learning rate and weight decay are those that SGD is best with on held-out data, as in the paper (C.1).
 ROWS["noise-40-decay"] = dataclasses.replace(
     ROWS["noise-40"],
     learning_rate=0.05,
