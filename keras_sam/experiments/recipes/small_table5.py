@@ -70,7 +70,7 @@ ROWS = {
 # The weight decay, those that it and the ρ were chosen from.
 DECAYS = {
     "noise-40": (0.02, (0.0005, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05), (0.01, 0.02, 0.05, 0.1)),
-    "clean": (0.02, (0.0005, 0.002, 0.005, 0.01, 0.02), (0.05, 0.1, 0.2, 0.5)),
+    "clean": (0.02, (0.0005, 0.002, 0.005, 0.01, 0.02, 0.03), (0.05, 0.1, 0.2, 0.5)),
 }
 ROWS |= {
     f"{labels}-decay/none": dataclasses.replace(
