@@ -36,7 +36,7 @@ def replacing(model, filepath, overwrite=True):
         return
     path, is_chief = pathlib.Path(filepath).resolve(), backend.is_chief(model)
     folder = path.parent if is_chief else pathlib.Path(tempfile.mkdtemp())
-    # Of a long name the end, which says what kind of file it is: together they may have no more letters than one.
+    # Of the name the end, which says what kind of file it is: a file system allows no more than 255 bytes.
     temporary = folder / f".{os.getpid()}-{uuid.uuid4().hex}-{path.name[-40:]}"
     try:
         yield str(temporary)

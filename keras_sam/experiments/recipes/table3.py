@@ -6,7 +6,8 @@ checkpoint and give its path as `--weights`. Batches of 1024 on 64 cores make m 
 m = 4, with half the learning rate and twice the steps (C.2). On ImageNet itself the head is kept, for 10 epochs with a
 learning rate of 0.1. The ρ of each set is table 8's.
 
-The new head begins at zero, where the paper draws it at random: its first ε̂ is in the head alone.
+The new head begins at zero, where the paper draws it at random: what the loss of the data adds to the first
+ε̂ is in the head alone.
 
 Sets but CIFAR have "no data augmentation" and "the same preprocessing as for the Imagenet experiments" in C.2; here
 that is ImageNet's preprocessing for training, which takes a random part of each image and mirrors half of them.
