@@ -34,7 +34,7 @@ class Nested(Own):
 def test_a_schedule_without_a_config_trains_and_has_a_name():
     assert repr(SAM(Own(), m=2)) == "SAM(rho=Own, m=2)"
     x, y = table()
-    own, constant = compiled(SAM(Own())), compiled(SAM(KERAS.PiecewiseConstantDecay([1], [0.1, 0.1])))
+    own, constant = compiled(SAM(Own())), compiled(SAM(0.1))
     for model in (own, constant):
         model.fit(x, y, epochs=2, **FIT)
     for got, want in zip(values_of(own.variables), values_of(constant.variables), strict=True):

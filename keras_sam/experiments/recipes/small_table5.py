@@ -79,7 +79,7 @@ ROWS |= {
         rhos=rhos,
         learning_rates=(0.1,),
         weight_decays=decays,
-        methods={name: METHODS[name] for name in ("sgd", "sgd-2x", "sam")},
+        methods={name: METHODS[name] for name in ("sgd", "sgd-2x", "sam", "sam-m-32")},
     )
     for labels, (decay, decays, rhos) in DECAYS.items()
 }
