@@ -7,8 +7,8 @@ where labels are wrong; with flip and crop SGD is ahead there, with 17 for 20. O
 m = 32) for 14.2 without augmentation, 12.9 for 11.7 with flip and crop, 15.4 for 12.6 with Cutout as well.
 
 In the rows `noise-40-decay/none` and `clean-decay/none` the weight decay is the one that SGD is best with on held-out
-data, as in the paper (C.1), found by `--tune lr-wd`. Expect 18.3 for 18.8 with wrong labels, and
-13.0 for SGD with clean ones.
+data, as in the paper (C.1), found by `--tune lr-wd`. Expect 18.3 for 18.8 with wrong labels, and 12.1 for 13.0 with
+clean ones.
 
 The row `clean-long/basic` has flip and crop for so many epochs that SGD fits its labels, 25 minutes to an hour a run of
 SAM on JAX: expect 10.1 for 10.6 of as many epochs, and of twice as many.
