@@ -50,6 +50,26 @@ def test_a_missing_gradient_stays_missing_and_its_weight_stays_put():
     np.testing.assert_allclose(seen[1][1], [1.3, 1.4], rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("second", "epsilon"),
+    [
+        # (0.3, 0.4) + (0, 0.5) is 0.9487 long, and is scaled back to 0.5.
+        ([None, 2.0], [0.3 * 0.5 / math.sqrt(0.9), 0.9 * 0.5 / math.sqrt(0.9)]),
+        ([None, None], [0.3, 0.4]),
+    ],
+)
+def test_a_weight_without_a_gradient_in_a_later_ascent_step_stays_where_the_one_before_put_it(second, epsilon):
+    seen, gradients = [], [[3.0, 4.0], second, [1.0, 1.0]]
+
+    def value_and_grad(weights):
+        seen.append([float(w[0]) for w in weights])
+        gradient = gradients[len(seen) - 1]
+        return ops.zeros(()), [None if g is None else ops.convert_to_tensor(np.array([g])) for g in gradient]
+
+    applied(keras_sam.SAM(rho=0.5, ascent_steps=2), value_and_grad, [np.zeros(1), np.zeros(1)])
+    np.testing.assert_allclose(seen, [[0, 0], [0.3, 0.4], epsilon], rtol=1e-12)
+
+
 def test_float16_weights_are_perturbed_by_a_float32_norm():
     """The squares of these gradients overflow float16, and their norm with it."""
     w = ops.ones(3, dtype="float16")

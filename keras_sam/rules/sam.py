@@ -143,18 +143,15 @@ class SAM:
         """
         checks.check_one_a_weight(step.variables, weights)
         indices = [i for i, g in enumerate(gradient) if g is not None and self._is_perturbed(step.variables, i)]
-        result = [None] * len(weights)
         if not indices:
-            return result
+            return [None] * len(weights) if epsilon is None else epsilon
         step, chosen_weights, chosen_gradient = select(indices, step, weights, gradient)
-        moves = self.perturbation(chosen_weights, chosen_gradient, step)
+        moves = dict(zip(indices, self.perturbation(chosen_weights, chosen_gradient, step)))
         if epsilon is not None:
-            # A weight without a gradient before and with one now has not moved yet.
-            moves = [e if epsilon[i] is None else epsilon[i] + e for i, e in zip(indices, moves)]
-            moves = into_ball(moves, step.rho, self.p)
-        for i, e in zip(indices, moves):
-            result[i] = e
-        return result
+            # A weight that has a gradient in one of the steps alone moves in that one.
+            sums = {i: _sum(moves.get(i), e) for i, e in enumerate(epsilon) if i in moves or e is not None}
+            moves = dict(zip(sums, into_ball(list(sums.values()), step.rho, self.p)))
+        return [moves.get(i) for i in range(len(weights))]
 
     def perturbation(self, weights, gradient, step):
         """ε̂ of equation 2, one tensor a weight."""
