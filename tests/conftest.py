@@ -34,10 +34,8 @@ TENSORFLOW += ["analysis", "faults", "multi_worker", "plots", "report", "runner"
 # Of those that TensorFlow runs, the ones that have processes of their own, so that no core is idle: what computes, and
 # what waits for processes that it starts. Replicas last: the file after them once took ten times as long.
 COMPUTING = ["architectures", "augmentation", "benchmarks", "efficientnet", "feeding", "networks", "pipelines"]
-APART = {
-    "tensorflow": [*COMPUTING, "distribution"],
-    "processes": ["faults", "multi_worker", "runner", "grid", "demo", "examples", "notebooks", "checkpoints"],
-}
+WAITING = ["faults", "multi_worker", "runner", "grid", "demo", "examples", "notebooks", "checkpoints", "checkpoint"]
+APART = {"tensorflow": [*COMPUTING, "rules_experiment", "distribution"], "processes": WAITING}
 JAX = ["jax_distribution", "jax_processes"]
 ELSEWHERE = {"tensorflow": JAX, "jax": TENSORFLOW, "torch": TENSORFLOW + JAX}
 collect_ignore = [f"test_{name}.py" for name in ELSEWHERE[BACKEND]]
@@ -109,11 +107,18 @@ if BACKEND == "torch":
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
+    from tensorflow.core.framework import dataset_options_pb2
 
     # Four logical CPU devices for the replicas.
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
     )
+
+    def _without_autotuning(self):
+        return dataset_options_pb2.AutotuneOptions(enabled=False)
+
+    # Where a data set that tunes itself ends, TensorFlow now and then waits for 10 to 40 seconds.
+    tf.data.experimental.AutotuneOptions._to_proto = _without_autotuning
 
     @functools.cache
     def _mirrored(num_replicas):
