@@ -12,11 +12,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 # XLA's programs are small here and run a few times: LLVM would optimize them for longer than they run.
 LLVM = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
-# The emitters that are XLA's default take twice as long as those before them. A flag that a version does not know ends
-# the process, so it is passed to those alone that it was tried with.
+# The emitters that are XLA's default take longer than those before them. A flag that a version does not know ends the
+# process, so it is passed to those alone that it was tried with.
 KNOWN = {"jaxlib": "0.10.", "tensorflow": "2.21."}
 INSTALLED = {package.metadata["Name"]: package.version for package in importlib.metadata.distributions()}
-if all(INSTALLED.get(name, known).startswith(known) for name, known in KNOWN.items()):
+if all(INSTALLED.get(name, "").startswith(known) for name, known in KNOWN.items()):
     LLVM.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([*LLVM, os.environ.get("XLA_FLAGS", "")])
 # On JAX models that differ in their numbers alone compile once, those of the processes that tests start as well.

@@ -16,8 +16,12 @@ from keras_sam.experiments.models import NETWORKS
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # Fields of a row that say which runs there are, and decide no number of one.
 _ABOUT_THE_TABLE = {
-    **{"methods": {}, "published": {}, "num_seeds": 0},
-    **dict.fromkeys(("rhos", "learning_rates", "weight_decays"), ()),
+    "methods": {},
+    "published": {},
+    "num_seeds": 0,
+    "rhos": (),
+    "learning_rates": (),
+    "weight_decays": (),
 }
 # Keeps the second training of a bootstrap apart from every first one.
 SECOND_SEED = 1_000_000

@@ -134,8 +134,8 @@ class SAM:
     def ascend(self, weights, gradient, step, epsilon=None):
         """ε̂ one ascent step further, in float32 at least.
 
-        `None` stands for a weight that stays: without a gradient, not matched by `where`, or one that the optimizer
-        overwrites, whose "gradient" (a float8 scale) is no direction.
+        `None` stands for a weight that stays: without a gradient so far, not matched by `where`, or one that the
+        optimizer overwrites, whose "gradient" (a float8 scale) is no direction.
 
         Args:
             weights: List of tensors, w. `gradient` and `step` are those of `gradient`.
